@@ -7,9 +7,12 @@ second thread could restore the replacement of the first one, and the process wo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
+
+import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,3 +29,14 @@ def alone(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return waits
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """While it lasts, PyTorch's fused path of encoder layers is off, which calls none of the modules inside them."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -10,16 +10,15 @@ from torch.export import ExportedProgram
 
 from bnas.passes import Subnet, VerificationError
 from bnas.passes.alone import alone
-from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.exported.program import as_module
 from bnas.passes.frontend.ir import as_call, as_program_call
 from bnas.passes.frontend.recording import inner_of
-from bnas.passes.frontend.state import ModelState, preserved
+from bnas.passes.frontend.state import preserved
 from bnas.passes.frontend.structure import Path, leaves_of, map_leaves, tensors_of
 from bnas.passes.oracle.dependence import kept_without_weight
 from bnas.passes.oracle.detour import Skipped, detour
 from bnas.passes.oracle.norms import over_kept
-from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise
+from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, in_double, randomise
 
 from .supernetwork import SuperNetwork
 
@@ -60,7 +59,7 @@ def verify(
     """
     model = as_module(model)
     args, kwargs = map_leaves(as_call(example_inputs), lambda _, v: v.double() if _is_float(v) else v)
-    twin = _in_double(model)
+    twin = in_double(model)
     generator = torch.Generator().manual_seed(0)
     with InDouble():
         batch = _batch(twin, (args, kwargs), generator)
@@ -116,15 +115,6 @@ def _draws(model: nn.Module, inputs: Any) -> bool:
     with preserved(model, inputs), torch.no_grad(), InDouble():
         first, second = (_by_path(inner_of(model)(*args, **kwargs)) for _ in range(2))
     return any(_error(second[path], tensor) > 0.0 for path, tensor in first.items())
-
-
-def _in_double(model: nn.Module) -> nn.Module:
-    """A copy of a model in double precision, with the tensors that it keeps as plain attributes."""
-    twin, own = deep_copy(model).eval().double(), {id(one) for one in ModelState(model).tensors}
-    for tensor in ModelState(twin).tensors:
-        if tensor.is_floating_point() and id(tensor) not in own:  # what Python cannot copy is the model's, too
-            tensor.data = tensor.data.double()
-    return twin
 
 
 def _by_path(value: Any) -> dict[Path, Tensor]:

@@ -192,8 +192,11 @@ class Emitter(Numbers):
             node = self._nodes[step] = self.graph.create_node(op, target, args, kwargs)
             # Computed again on meta tensors, so that views share memory as views of a real tensor do.
             given, named = fx.node.map_arg((node.args, node.kwargs), lambda one: one.meta["value"])
-            with torch.no_grad():
-                meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
+            try:
+                with torch.no_grad():
+                    meta = dataclasses.replace(step, value=run_on_meta(op, target, given, named))
+            except NotImplementedError as error:
+                raise Differs(step, f"no graph can make what {target} makes at another size") from error
             self._describe(node, Merged(meta, (), {}, merged.values))
         return self._nodes[value.step]
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bnas.passes.alone import unfused
 from bnas.passes.assembly.frames import GraphInterpreter
 from bnas.passes.errors import CaptureError
 from bnas.passes.ops.aten import in_python
@@ -204,6 +205,10 @@ def _advice(bench: Bench, inputs: Any) -> str:
         exported = bench.run(bench.model(inputs))[0]
     if isinstance(distance(expected, exported), str):
         return EXPORTED
+    with unfused():
+        plain = bench._run(bench._model(inputs))[0]
+    if isinstance(distance(expected, plain), str):
+        return FUSED
     return KEPT.format(", ".join(bench.ir.kept[:3])) if bench.ir.kept else REPORT
 
 
@@ -214,6 +219,10 @@ UNSTEADY = (
 EXPORTED = (
     "Forward computes something else while torch.compiler.is_exporting() or is_compiling() is true, as it is during a "
     "capture. Make both branches compute the same"
+)
+FUSED = (
+    "In evaluation mode without gradients, PyTorch runs nn.TransformerEncoderLayer by a fused path, which leaves out a "
+    "replaced forward of a module inside of it. Call torch.backends.mha.set_fastpath_enabled(False) before"
 )
 KEPT = (
     "The graph calls {} unchanged, since bnas cannot record it. The graph has the sizes that it returned for zeros and "

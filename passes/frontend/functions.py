@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnas.passes.ops.calls import is_in_place, settings_of
+from bnas.passes.ops.calls import MadeOnMeta, is_in_place, settings_of
 from bnas.passes.ops.record import Layer, Trait
 from bnas.passes.ops.registry import OPERATORS
 from bnas.passes.ops.shapes import like, quick
@@ -44,10 +44,14 @@ RANDOM = frozenset(
     {
         *("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"),
         *("rand_like", "randn_like", "randint_like", "dropout", "alpha_dropout", "feature_dropout"),
+        *("feature_alpha_dropout", "rrelu", "binomial", "_standard_gamma", "_sample_dirichlet"),
         *("bernoulli_", "uniform_", "normal_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_"),
     }
 )
 """Random functions, which are never computed in advance."""
+
+WITHOUT_META = (torch.binomial, torch._sample_dirichlet)
+"""Random functions that PyTorch cannot run on meta tensors; their results have the shape of their first argument."""
 
 READS = frozenset(
     {
@@ -229,6 +233,8 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
         elif str(target).startswith("new_") and "device" in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return getattr(args[0], target)(*args[1:], **kwargs)
+    if target in WITHOUT_META:
+        return torch.empty_like(args[0])
     if getattr(target, "__name__", "") in LIKES and target is not getattr:
         kwargs = {**kwargs, "device": "meta"}
     return target(*args, **kwargs)
@@ -248,7 +254,8 @@ def hooked(module: nn.Module) -> bool:
 def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})) -> Any:
     """Return the result of a layer in evaluation mode on meta tensors, with meta tensors as its parameters, too."""
     if form is None:
-        return module(*args, **kwargs)
+        with MadeOnMeta():
+            return module(*args, **kwargs)
     found = quick_leaf(module, form, args, kwargs, types)
     if found is not None:
         return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import CheckpointFunction
 
+from bnas.passes.alone import unfused
 from bnas.passes.errors import CaptureError, Diagnostic
 from bnas.passes.ops.calls import CustomFunction
 
@@ -94,8 +95,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(exporting())
         # Distributions check the values of their arguments by default.
         stack.enter_context(mock.patch.object(torch.distributions.Distribution, "_validate_args", False))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(unfused())
         stack.enter_context(recorder)
         yield
 

@@ -29,7 +29,7 @@ from bnas.passes.frontend.places import line_of
 from bnas.passes.frontend.recording import inner_of
 from bnas.passes.frontend.structure import map_leaves, tensors_of
 from bnas.passes.ops.rnn import settle
-from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, randomise
+from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, in_double, randomise
 from bnas.passes.space.subnet import Subnet
 
 from .attention import can_be_narrow, narrow
@@ -130,7 +130,7 @@ class _Planner:
         self.skeleton, self.subnet = skeleton, subnet
         self.assignment = skeleton.assignment(subnet)
         self.results: dict[str, int] = {}
-        self.root = deep_copy(source).eval().double()
+        self.root = in_double(source)
         generator = torch.Generator().manual_seed(0)
         call = as_call(example_inputs)
         with InDouble():

@@ -100,7 +100,8 @@ class Removals:
         found: dict[str, list[Node]] = {}
         for node in self.ir.graph.nodes:
             for call in () if is_constant(node) else module_calls(node):
-                found.setdefault(call, []).append(node)
+                if path_of(call) not in self.ir.modules:  # those of the graph are no modules of the model
+                    found.setdefault(call, []).append(node)
         return found
 
     def find(self) -> list[Removal]:

@@ -52,6 +52,13 @@ def leaky_relu_onnx(site: Site) -> str:
     return site.emit("LeakyRelu", site.x, alpha=float(site.arg(1, "negative_slope", 0.01)))
 
 
+def rrelu_onnx(site: Site) -> str:
+    """In evaluation mode a slope below zero: the mean of those that it draws in training mode."""
+    if site.arg(3, "training", False):
+        raise site.refuse("draws slopes at random; it must get training=False")
+    return site.emit("LeakyRelu", site.x, alpha=(site.arg(1, "lower", 1 / 8) + site.arg(2, "upper", 1 / 3)) / 2)
+
+
 def elu_onnx(site: Site) -> str:
     """An exponential below zero."""
     return site.emit("Elu", site.x, alpha=float(site.arg(1, "alpha", 1.0)))
@@ -179,6 +186,14 @@ RECORDS = (
         lambda x: F.leaky_relu(x, 0.2),
         in_place=(F.leaky_relu_,),
         layers={nn.LeakyReLU: Layer(settings=("negative_slope", "inplace"))},
+        zeros=keeps,
+    ),
+    _activation(
+        F.rrelu,
+        rrelu_onnx,
+        lambda x: F.rrelu(x, 0.1, 0.5),
+        spellings=(torch.rrelu,),
+        in_place=(F.rrelu_, torch.rrelu_),
         zeros=keeps,
     ),
     _activation(

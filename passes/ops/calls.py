@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnas.passes.generators import put_back, python_numbers
 
@@ -112,6 +113,18 @@ class CustomFunction(nn.Module):
     def extra_repr(self) -> str:
         """The name of the function."""
         return self.function.__name__
+
+
+class MadeOnMeta(TorchDispatchMode):
+    """Inside, tensors that are made by their size alone are meta tensors, such as the noise in a `CustomFunction`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every operator of PyTorch."""
+        kwargs = kwargs or {}
+        given = any(isinstance(one, torch.Tensor) for one in (*args, *kwargs.values()))
+        if not given and any(one.name == "device" for one in func._schema.arguments):
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        return func(*args, **kwargs)
 
 
 NORM_OF_RANK: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}

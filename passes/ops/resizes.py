@@ -57,6 +57,9 @@ def interpolate_onnx(site: Site) -> str:
     mode = site.arg(3, "mode", "nearest")
     if site.arg(6, "antialias", False):
         raise site.refuse("interpolates with antialias, which ONNX Runtime computes in another way")
+    factors = site.arg(2, "scale_factor")
+    if any(isinstance(one, Size) for one in (factors if isinstance(factors, list | tuple) else [factors])):
+        raise site.refuse("interpolates by a factor that follows the sizes of the inputs: give size=... instead")
     if mode not in {*SMOOTH_MODES, *NEAREST_MODES}:
         raise site.refuse(f"interpolates with mode {mode!r}")
     return _nearest(site, mode) if mode in NEAREST_MODES else _smooth(site, SMOOTH_MODES[mode])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
+from bnas.passes.alone import unfused
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.axes.terms import Sym, Term, symbols
 from bnas.passes.axes.types import AxisTypes
@@ -198,13 +199,8 @@ def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
 @contextmanager
 def over_kept(model: nn.Module, skeleton: Skeleton, subnet: Subnet, measure: Measure) -> Iterator[None]:
     """Inside, statistics use kept entries only (see `OverKept`), and fused encoder layers are off."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with OverKept(model, skeleton, subnet, measure):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    with unfused(), OverKept(model, skeleton, subnet, measure):
+        yield
 
 
 Masks = list[Tensor]

@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.axes.selection import index
 from bnas.passes.axes.terms import Sym, Term
+from bnas.passes.frontend.copies import deep_copy
+from bnas.passes.frontend.state import ModelState
 from bnas.passes.frontend.structure import map_leaves, tensors_of
 from bnas.passes.space.blocks import Block
 from bnas.passes.space.kernels import Kernel
@@ -104,6 +106,15 @@ def _parameters_of(skeleton: Skeleton, block: Block) -> set[str]:
     names = {name for name, users in skeleton.types.users.items() if users & block.body}
     opaque = [str(n.target) for n in block.body if n.op == "call_module" and n not in skeleton.ir.calls]
     return names | {f"{p}.{n}" for p in opaque for n, _ in skeleton.ir.module(p).named_parameters()}
+
+
+def in_double(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in evaluation mode and double precision, with the tensors that are plain attributes."""
+    twin, own = deep_copy(model).eval().double(), {id(one) for one in ModelState(model).tensors}
+    for tensor in ModelState(twin).tensors:
+        if tensor.is_floating_point() and id(tensor) not in own:  # what Python cannot copy is the model's, too
+            tensor.data = tensor.data.double()
+    return twin
 
 
 class InDouble(TorchFunctionMode):

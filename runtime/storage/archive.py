@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,5 +155,8 @@ def _again(path: Path) -> str:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content of the tensors file."""
-    return save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    """Return the content of the tensors file; tensors that share memory are written one by one."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    uses = Counter(tensor.untyped_storage().data_ptr() for tensor in plain.values())
+    shared = {name for name, tensor in plain.items() if uses[tensor.untyped_storage().data_ptr()] > 1}
+    return save({name: tensor.clone() if name in shared else tensor for name, tensor in plain.items()})

@@ -103,6 +103,19 @@ class Ties(nn.Module):
         return self.second(self.first(x).relu())
 
 
+def test_parameters_that_share_memory_are_saved(tmp_path: Path) -> None:
+    def made() -> nn.Module:
+        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+        net[3].weight = nn.Parameter(net[2].weight.data)
+        return net.eval()
+
+    first, second = made(), made()
+    SuperNetwork.from_model(first, torch.randn(2, 6)).save(tmp_path)
+    SuperNetwork.load(tmp_path, second)
+    assert_same_state(second, state_of(first))
+    assert second[3].weight.data_ptr() == second[2].weight.data_ptr()
+
+
 def test_ties_and_memory_formats_survive(tmp_path: Path) -> None:
     first, second, inputs = Ties().eval(), Ties().eval(), torch.randn(2, 3, 4, 4)
     SuperNetwork.from_model(first, inputs).save(tmp_path)

@@ -110,6 +110,19 @@ def test_the_advice_on_a_forward_that_fails_is_about_when_it_fails(fails: Callab
         trace(Between(step).eval(), image())
 
 
+def test_a_replaced_forward_that_the_fused_path_leaves_out_is_refused_until_that_is_off() -> None:
+    net, x = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True).eval(), torch.randn(2, 5, 16)
+    linear = net.linear1.forward
+    net.linear1.forward = lambda x: linear(x) + 0.25  # type: ignore[method-assign]
+    with pytest.raises(CaptureError, match=r"replaced forward.*set_fastpath_enabled\(False\) before$"):
+        trace(net, x)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        captured(net, x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
 def test_a_model_that_is_not_the_same_twice_is_refused() -> None:
     calls = itertools.count(1)
     with pytest.raises(CaptureError, match=r"the graph differs .*; first at .* gives other outputs in a second call"):

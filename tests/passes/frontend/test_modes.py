@@ -365,6 +365,19 @@ class Parts(torch.autograd.Function):
         return gradients[0] + gradients[1], (gradients[0] * x).sum((0, 2, 3)).reshape(weight.shape)
 
 
+class Shaken(torch.autograd.Function):
+    """Mixes two tensors by numbers that it draws in training mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, other: Tensor, training: bool) -> Tensor:
+        share = torch.rand(len(x), 1, 1, 1) if training else 0.5
+        return share * x + (1 - share) * other
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return 0.3 * grad, 0.7 * grad, None
+
+
 reversal, rounded, steeper, parts = Reversed.apply, Rounded.apply, Steeper.apply, Parts.apply
 
 
@@ -383,6 +396,7 @@ STEPS: dict[str, Any] = {
     "without-gradients-by-a-name": partly,
     "straight-through": lambda net, x: Rounded.apply(net.inner(x) * 3),
     "straight-through-by-detach": lambda net, x: x + (x.round() - x).detach(),
+    "noise-in-a-function": lambda net, x: Shaken.apply(x, net.inner(x), net.training),
     "checkpoint": lambda net, x: checkpoint(net.inner, x, use_reentrant=False),
     "reentrant-checkpoint": lambda net, x: checkpoint(net.inner, x, use_reentrant=True),
     "checkpoint-of-a-function": lambda net, x: checkpoint(lambda y: net.inner(y).relu(), x, use_reentrant=False),
@@ -391,6 +405,22 @@ STEPS: dict[str, Any] = {
     "data": lambda net, x: x * net.inner(x).data,
     "frozen": lambda net, x: F.conv2d(x, net.inner.weight.detach()),
 }
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        pytest.param(lambda: torch.distributions.Beta(0.5, 0.5).sample(), id="beta"),
+        pytest.param(lambda: torch.distributions.Gamma(2.0, 1.0).sample(), id="gamma"),
+        pytest.param(lambda: torch.binomial(torch.tensor(5.0), torch.tensor(0.5)), id="binomial"),
+    ],
+)
+def test_what_distributions_draw_in_training_is_drawn_again_in_every_call(draw: Any) -> None:
+    net = Between(lambda net, x: x * draw() if net.training else x).eval()
+    supernet = trains_alike(net, image())
+    assert not supernet.ir.training
+    program = supernet.train().program(supernet.space.maximal())
+    assert len({float(program(image()).detach().sum()) for _ in range(8)}) > 1
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")

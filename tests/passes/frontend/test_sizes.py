@@ -267,6 +267,14 @@ def test_checks_are_in_programs_and_extracted_modules_only() -> None:
         assert [node.name for node in module.graph.nodes if "check_sizes" in node.name] == ["check_sizes"]
 
 
+def test_a_table_that_no_graph_can_make_fixes_its_size() -> None:
+    """`bincount` does not run on meta tensors."""
+    net = Between(lambda net, x: x * torch.bincount(torch.arange(x.shape[3]) % 3)[0]).eval()
+    supernet = captured(net, image(), (image(5),))
+    assert supernet.dynamic["x"].keys() == {0, 2}
+    assert "bincount" in supernet.ir.sizes.static["x[3]"]
+
+
 def test_axes_that_a_user_names() -> None:
     net = Texts().eval()
     ir = trace(net, ids(2, 7), {"ids": {1: "tokens"}})

@@ -410,6 +410,55 @@ def test_blocks_that_are_no_module_are_refused(kind: str, reason: str) -> None:
         supernet.extract(subnet, form="module")
 
 
+class Mixed(nn.Module):
+    """With a table that is a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.table = torch.linspace(-1, 1, 36).view(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x @ self.table).relu())
+
+
+def test_a_table_that_is_a_plain_attribute_is_one_in_double_precision() -> None:
+    model, x = Mixed().eval(), torch.randn(2, 6)
+    supernet = SuperNetwork.from_model(model, x, FINE)
+    assert_is_graph(supernet, supernet.space.minimal(), x, allowed=1e-5)
+    assert model.table.dtype == torch.float32
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x / 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] / 2
+
+
+class Damped(nn.Module):
+    """With a block that ends in an autograd function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y + Halved.apply(self.inner(y)))
+
+
+def test_a_skipped_block_with_an_autograd_function() -> None:
+    x = torch.randn(2, 6)
+    supernet = SuperNetwork.from_model(Damped().eval(), x, FINE)
+    assert supernet.space.blocks
+    subnet = replace(supernet.space.maximal(), skipped=frozenset(supernet.space.blocks))
+    assert_is_graph(supernet, subnet, x, allowed=1e-5)
+
+
 # Copies -------------------------------------------------------------------------------------------------------------
 
 

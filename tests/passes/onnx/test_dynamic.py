@@ -270,6 +270,11 @@ def test_modes_are_constants() -> None:
     [
         pytest.param(lambda x: x.split(4, 2)[0], "another number", id="split"),
         pytest.param(lambda x: F.adaptive_max_pool2d(x, 2), "not a divisor", id="adaptive-max"),
+        pytest.param(
+            lambda x: F.interpolate(x[..., 1:, 1:], scale_factor=(x.size(2) / (x.size(2) - 1), 2.0)),
+            "a factor that follows the sizes",
+            id="factor-by-size",
+        ),
     ],
 )
 def test_refuses_and_says_why(net: Callable[..., Any], reason: str) -> None:
