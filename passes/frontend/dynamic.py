@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import product
 
 from bnas.passes.errors import CaptureError
 
@@ -23,7 +24,7 @@ NEXT = (1013, 1019)
 """Batch sizes of the other recordings, also primes."""
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
-"""Steps between allowed sizes that are tried. A U-Net, for example, needs multiples of a power of two."""
+"""Steps between allowed sizes that are tried first. A U-Net, for example, needs multiples of a power of two."""
 
 STEPS_APART = (1, 16, 32)
 """Steps that are tried if the example's size is left out: such models are rare, and each trial is expensive."""
@@ -84,7 +85,7 @@ def uneven(axis: Axis, times: int) -> int:
     behaves like that size when it is halved twice, so it would show nothing new.
     """
     far = axis.far(times)
-    others = (far - axis.step, far, far - 2 * axis.step)
+    others = (far - axis.step, far, far - 2 * axis.step, *([] if axis.shorter else [far + axis.step]))
     return next((size for size in others if size > 0 and abs(size - axis.size) // axis.step % 4 in (2, 3)), far)
 
 
@@ -181,21 +182,50 @@ def _of_one_size(session: Session) -> list[dict[Axis, int]]:
 def _alone(session: Session, batch: Sequence[Axis], axis: Axis) -> tuple[Axis | None, str]:
     """Return the axis with the smallest step between sizes that works, or None and the reason why none does."""
     ways, errors = list(_ways(session, batch, axis)), list[CaptureError]()
-    for step in STEPS:
-        for way in ways:
-            if way.apart and step not in STEPS_APART:
-                continue
-            stepped = dataclasses.replace(way, step=step)
-            sizes = sizes_of(stepped, 0)[:3]
-            if {axis.size, 1}.issuperset(sizes):  # one entry is no other size: it fits all, by broadcasting
-                continue
-            try:
-                tried = (*sizes, *stepped.further)
-                _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in tried))
-                return stepped, ""
-            except CaptureError as error:
-                errors.append(error)
+
+    def works(way: Axis, step: int) -> Axis | None:
+        stepped = dataclasses.replace(way, step=step)
+        sizes = sizes_of(stepped, 0)[:3]
+        if {axis.size, 1}.issuperset(sizes):  # one entry is no other size: it fits all, by broadcasting
+            return None
+        try:
+            tried = (*sizes, *stepped.further)
+            _agree(session, *({one: BATCH for one in batch} | {axis: size} for size in tried))
+        except CaptureError as error:
+            errors.append(error)
+            return None
+        return stepped
+
+    for step, way in product(STEPS, ways):
+        if (not way.apart or step in STEPS_APART) and (found := works(way, step)) is not None:
+            return found, ""
+    for way in (one for one in ways if not one.apart):
+        if (found := _divided(works, way)) is not None:
+            return found, ""
     return None, _most_telling(errors) if errors else _why_not(session, batch, axis)
+
+
+def _divided(works: Callable[[Axis, int], Axis | None], way: Axis) -> Axis | None:
+    """Return the axis with the smallest step among the divisors of its size, such as patches of 14 pixels.
+
+    What takes multiples of a step takes multiples of the whole size, too: so that is tried first, and divided by one
+    prime factor after the other as long as the rest works.
+    """
+    found = works(way, way.size)
+    if found is not None:
+        for factor in _factors(way.size):
+            found = works(way, found.step // factor) or found
+    return found
+
+
+def _factors(number: int) -> Iterator[int]:
+    """Yield the prime factors of a number, each as often as it divides the number."""
+    factor = 2
+    while number > 1:
+        while number % factor == 0:
+            yield factor
+            number //= factor
+        factor += 1
 
 
 def _most_telling(errors: Sequence[CaptureError]) -> str:

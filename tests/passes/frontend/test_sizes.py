@@ -174,6 +174,28 @@ def test_a_unet_takes_multiples() -> None:
             module(image(2, 18, 16))
 
 
+class Patches(nn.Module):
+    """Takes images that whole patches fill, as vision transformers with patches of 14 pixels."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side, self.patch, self.last = side, nn.Conv2d(3, 8, side, side), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % self.side or x.shape[3] % self.side:
+            raise ValueError(f"the image must consist of patches of {self.side}")
+        return self.last(self.patch(x).flatten(2).mT.relu())
+
+
+@pytest.mark.parametrize(("side", "size"), [(3, 3), (6, 12), (7, 42), (9, 36), (14, 28)])
+def test_patches_whose_side_is_no_power_of_two(side: int, size: int) -> None:
+    others = [image(3, side, 3 * side), image(1, 5 * side, 2 * side)]
+    supernet = captured(Patches(side).eval(), image(2, size, size), others)
+    assert supernet.skeleton.types.ir.sizes.steps == {"height": side, "width": side}
+    with pytest.raises(InputError, match=f"axis 2 has size {size + 2}, expected {size} plus a multiple of {side}"):
+        supernet.program(supernet.space.maximal())(image(2, size + 2, size))
+
+
 class Cropped(nn.Module):
     """Halves an image twice, rounding up, and crops what it doubles to the sizes on the way down."""
 
