@@ -293,7 +293,8 @@ class SuperNetwork(nn.Module):
         """Sort the entries of every elastic width by importance, the most important first, in place.
 
         The maximal sub-network computes the same up to rounding. A width keeps its order if its entries differ in a
-        tensor that the state dict does not have: a constant, or a buffer that is not persistent. An optimizer that
+        tensor that the state dict does not have (a constant, or a buffer that is not persistent), or if one of its
+        tensors shares memory with another one. An optimizer that
         exists already has its state in the old order: create a new one, or pass its tensors as `alike`.
 
         Args:

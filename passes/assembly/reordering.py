@@ -25,10 +25,10 @@ def reorder(
     """Permute every tensor of the model in place so that important entries come first; return the permutations.
 
     Arguments are those of `importance`. The maximal sub-network computes the same, up to rounding. Tensors in `alike`,
-    by parameter name, are permuted like their parameter (optimizer state, averages). Symbols of `unsaved` keep their
-    order.
+    by parameter name, are permuted like their parameter (optimizer state, averages). Symbols of `fixed_order` keep
+    theirs.
     """
-    found, kept = importance(skeleton, measure, scores), unsaved(skeleton)
+    found, kept = importance(skeleton, measure, scores), fixed_order(skeleton)
     order = {
         symbol: np.arange(symbol.n) if symbol in kept else np.argsort(-score, kind="stable")
         for symbol, score in found.items()
@@ -37,17 +37,38 @@ def reorder(
     return order
 
 
-def unsaved(skeleton: Skeleton) -> set[Sym]:
-    """Return the symbols with entries that differ in a tensor which no checkpoint has: a constant or such a buffer.
+def fixed_order(skeleton: Skeleton) -> set[Sym]:
+    """Return the symbols whose entries must stay where they are.
 
-    In another order, the saved tensors would not fit this tensor of a model that is made anew.
+    These are symbols of a tensor that no checkpoint has (a constant, or a buffer that is not persistent) and whose
+    entries differ: in another order, the saved tensors would not fit this tensor of a model that is made anew. And
+    those of tensors that share memory, which would be permuted together.
     """
-    found = set[Sym]()
+    found, shared = set[Sym](), _sharing_memory(skeleton)
     for name, axes in skeleton.types.tensors.items():
-        tensor = None if skeleton.ir.is_saved(name) else skeleton.ir.tensor(name)
-        for axis, term in enumerate(axes if tensor is not None else ()):
-            if tensor is not None and bool((tensor != tensor.narrow(axis, 0, 1)).any()):
+        tensor = skeleton.ir.tensor(name)
+        for axis, term in enumerate(axes):
+            if name in shared or (not skeleton.ir.is_saved(name) and _differ(tensor, axis)):
                 found.update(symbols(term))
+    return found
+
+
+def _differ(tensor: Tensor, axis: int) -> bool:
+    return bool((tensor != tensor.narrow(axis, 0, 1)).any())
+
+
+def _sharing_memory(skeleton: Skeleton) -> set[str]:
+    """Return the names of tensors that overlap in memory, such as two parameters made of one tensor."""
+    found, last, end = set[str](), "", 0
+    tensors = {name: skeleton.ir.tensor(name) for name in skeleton.types.tensors}
+    for name, tensor in sorted(tensors.items(), key=lambda pair: pair[1].data_ptr()):
+        if not tensor.numel():
+            continue
+        if tensor.data_ptr() < end:
+            found |= {name, last}
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if (stop := tensor.data_ptr() + extent * tensor.element_size()) > end:
+            last, end = name, stop
     return found
 
 

@@ -22,7 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from bnas.passes import BnasError, ElasticityError
 from bnas.passes.assembly.importance import MEASURES, importance, read_scores
-from bnas.passes.assembly.reordering import reorder, unsaved
+from bnas.passes.assembly.reordering import fixed_order, reorder
 from bnas.passes.space.elasticity import Elasticity
 from bnas.runtime import SuperNetwork
 from bnas.testing import assert_extracted_is_oracle, assert_program_is_extracted
@@ -43,7 +43,7 @@ def assert_reordered(supernet: SuperNetwork, inputs: Tensor, measure: str, score
     order = reorder(supernet.skeleton, measure, scores)
     torch.testing.assert_close(program(inputs), before, rtol=EXACT, atol=EXACT)
     if scores is None:
-        kept, found = unsaved(supernet.skeleton), importance(supernet.skeleton, measure)
+        kept, found = fixed_order(supernet.skeleton), importance(supernet.skeleton, measure)
         assert all((np.diff(one) <= EXACT).all() for symbol, one in found.items() if symbol not in kept)
     if all((entries == np.arange(len(entries))).all() for entries in order.values()):
         torch.testing.assert_close(supernet.model.state_dict(), weights, rtol=0, atol=0)
@@ -204,6 +204,35 @@ def test_what_was_reordered_and_saved_fits_a_model_that_is_made_anew(
     loaded = SuperNetwork.load(tmp_path, anew).eval()
     torch.testing.assert_close(loaded.program(loaded.space.maximal())(inputs), expected, rtol=EXACT, atol=EXACT)
     assert_extracted_is_oracle(loaded, loaded.space.minimal(), inputs)
+
+
+class InOneMemory(nn.Module):
+    """Two layers whose weights are different parameters of one tensor, or of overlapping parts of it."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.first, self.middle, self.second, self.last = (
+            nn.Linear(*sizes) for sizes in ((8, 16), (16, 8), (8, 16), (16, 4))
+        )
+        rows = torch.randn(16 + start, 8)
+        self.first.weight, self.second.weight = nn.Parameter(rows[:16]), nn.Parameter(rows[start:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(torch.relu(self.first(x)))
+        return self.last(torch.relu(self.second(x)))
+
+
+@pytest.mark.parametrize(("start", "sorted_widths"), [(0, set()), (5, set()), (16, {"first", "middle", "second"})])
+def test_tensors_that_share_memory_are_not_permuted_twice(start: int, sorted_widths: set[str]) -> None:
+    torch.manual_seed(0)
+    model, inputs = InOneMemory(start).eval(), torch.randn(4, 8)
+    expected, names = model(inputs).detach(), set[str]()
+    supernet = SuperNetwork.from_model(model, inputs, {"min_width": 1, "divisor": 1})
+    for symbol, entries in reorder(supernet.skeleton, "L1").items():
+        if (entries != np.arange(len(entries))).any():
+            names |= {name for name, one in supernet.skeleton.choices.symbols.items() if one == symbol}
+    torch.testing.assert_close(supernet.program(supernet.space.maximal())(inputs), expected)
+    assert names == sorted_widths
 
 
 # scores from elsewhere
