@@ -258,10 +258,13 @@ class Loaded:
             yield f"num_classes: {self.num_classes}, so that the model has one output for each class of the data"
 
     def _about_accuracy(self) -> Iterator[str]:
-        """Warn of trained weights with which the model is hardly better than guessing."""
-        if self.weights is None or self.accuracy is None or not self.classes or self.accuracy >= 2 / self.classes:
+        """Warn of a model that is hardly better than guessing: with its weights, or without any."""
+        if self.accuracy is None or not self.classes or self.accuracy >= 2 / self.classes:
             return
         yield f"accuracy: {100 * self.accuracy:.1f} % on the first validation batch, hardly better than guessing"
+        if self.weights is None:
+            yield "          bnas makes a trained model smaller: name the file of its weights, --weights FILE"
+            return
         yield f"          check that {self.weights.name} fits the model, and that data are prepared as in training"
         yield "          (size, mean, std, order of classes); if outputs are no class scores, set criterion and metric"
 

@@ -17,6 +17,7 @@ from .section import ConfigurationError
 
 LARGEST, LARGEST_BY_HAND = 4_000_000, 100_000
 """Largest size of a file in bytes, and of YAML and JSON5 text in characters."""
+WRITES_ONE = "`bnas init` writes one"
 DIGITS = 40
 """Largest number of digits."""
 
@@ -28,12 +29,14 @@ def read_file(path: Path) -> Any:
         ConfigurationError: The file is missing, too large, not text, has a syntax error (with line and column), or
             contains a value that a configuration cannot have.
     """
+    if path.is_dir():
+        raise ConfigurationError(path, [f"is a folder; give a configuration file ({WRITES_ONE})"])
     if path.suffix not in FORMATS:
         raise ConfigurationError(path, [f"the ending {short(path.suffix)} is not one of {', '.join(FORMATS)}"])
     try:
         return plain(FORMATS[path.suffix](_text(path)))
     except FileNotFoundError:
-        raise ConfigurationError(path, ["there is no such configuration file"]) from None
+        raise ConfigurationError(path, [f"there is no such configuration file ({WRITES_ONE})"]) from None
     except OSError as error:
         raise ConfigurationError(path, [f"cannot be read: {error.strerror}"]) from None
     except RecursionError:

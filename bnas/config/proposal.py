@@ -81,6 +81,8 @@ log_dir: "{folder}"
 """
 ADAM, SGD = ("adamw", 0.0001), ("sgd", 0.01)
 """Optimizer and learning rate for models with LayerNorm, and for others."""
+CLIP_NORM = 10.0
+"""Largest norm of gradients: above that of most classifiers, and below that of losses in pixels or in dollars."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Proposal:
         yield "recipe:"
         yield f"  optimizer: {json.dumps(optimizer)}"
         yield f"  learning_rate: {rate:g}"
+        yield f"  clip_norm: {CLIP_NORM:g}  # limits the gradients, so that a loss of large scale does not diverge"
         yield from ('  #rule: "maximal"', "  #label_smoothing: 0.1", '  #precision: "float32"')
 
 

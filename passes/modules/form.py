@@ -33,7 +33,7 @@ from bnas.passes.oracle.oracle import ONLY_SINGLE, InDouble, in_double, randomis
 from bnas.passes.space.subnet import Subnet
 
 from .attention import can_be_narrow, narrow
-from .removal import Removal, Removals, Skipped, where
+from .removal import Called, Removal, Removals, where
 from .sizes import Candidates, Place, numbers_of
 from .trial import Expected, Fault, Trial, difference
 
@@ -71,8 +71,8 @@ class Plan:
 
     assignment: Mapping[Sym, int]
     removals: list[Removal]
-    results: Mapping[str, int]
-    """Number of results of modules that return a tuple."""
+    calls: Mapping[str, Called]
+    """How each module is called."""
     numbers: dict[Place, int] = field(default_factory=dict)
 
     def carry_out(self, skeleton: Skeleton, root: nn.Module) -> nn.Module:
@@ -81,7 +81,7 @@ class Plan:
         made = deep_copy(root, {id(one): one for one in tensors if one.is_leaf})
         cut(made, skeleton, root, self.assignment)
         for removal in self.removals:
-            removal.of(made, self.results.get(removal.path))
+            removal.of(made, self.calls.get(removal.path, Called()))
         return self.with_numbers(made).eval()
 
     def with_numbers(self, made: nn.Module) -> nn.Module:
@@ -129,7 +129,7 @@ class _Planner:
     def __init__(self, skeleton: Skeleton, subnet: Subnet, source: nn.Module, example_inputs: Any) -> None:
         self.skeleton, self.subnet = skeleton, subnet
         self.assignment = skeleton.assignment(subnet)
-        self.results: dict[str, int] = {}
+        self.calls: dict[str, Called] = {}
         self.root = in_double(source)
         generator = torch.Generator().manual_seed(0)
         call = as_call(example_inputs)
@@ -149,7 +149,7 @@ class _Planner:
         with torch.no_grad(), InDouble():
             self.wanted = expected.run(*self._placed(graph))
         removals = Removals(self.skeleton, self.subnet, expected.nodes).find()
-        plan = Plan(self.assignment, removals, self.results)
+        plan = Plan(self.assignment, removals, self.calls)
         made = plan.carry_out(self.skeleton, self.root)
         choices = self._choices(made)
         plan.numbers = {place: options[0] for place, options in choices.items()}
@@ -234,14 +234,13 @@ class _Planner:
         return made
 
     def _run_whole(self, args: Any, kwargs: Any) -> None:
-        """Run the whole model, and note which modules return tuples."""
+        """Run the whole model, and note how its modules are called."""
 
-        def note(path: str, value: Any) -> None:
-            if isinstance(value, tuple):
-                self.results[path] = len(value)
+        def note(path: str, call: tuple[Any, Any, Any]) -> None:
+            self.calls[path] = Called.of(*call)
 
         hooks = [
-            module.register_forward_hook(lambda _, __, value, path=path: note(path, value))
+            module.register_forward_hook(lambda _, *call, path=path: note(path, call), with_kwargs=True)
             for path, module in self.root.named_modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
@@ -272,5 +271,5 @@ def _is_free(module: nn.Module, place: Place) -> bool:
         return place.keys == ("num_heads",)
     if isinstance(module, nn.GroupNorm | NORMS) and not module.state_dict():
         return place.keys in (("num_channels",), ("num_features",))
-    own = not type(module).__module__.startswith("torch.nn.") and not isinstance(module, Skipped)
+    own = not type(module).__module__.startswith(("torch.nn.", "torch.fx."))  # a graph's code reads no attributes
     return own and not (is_layer(module) and place.keys[0] in FITTED)

@@ -8,6 +8,7 @@ The names of all other modules stay. That the model still computes what the grap
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, GraphModule, Node
 
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.errors import ModuleFormError
 from bnas.passes.frontend.ir import module_calls, path_of
-from bnas.passes.frontend.structure import tensors_of
+from bnas.passes.frontend.structure import Path, leaves_of
 from bnas.passes.space.blocks import Block, is_constant
 from bnas.passes.space.subnet import Subnet
 
@@ -28,52 +29,79 @@ FEW = 3
 """A module may become the identity if it is a skipped block plus at most this many operators (such as a ReLU)."""
 
 
-class Skipped(nn.Module):
-    """Replaces a module of a skipped block: returns its first input tensor, or zeros.
+@dataclass(frozen=True)
+class Called:
+    """How a module is called, and what it returns."""
 
-    It has the plain attributes of the module, for code that reads them.
+    first: Path = (0, 0)
+    """Path of the first tensor in ``(args, kwargs)``."""
+    alone: bool = True
+    """Whether this tensor is the only argument, and has no name."""
+    results: int | None = None
+    """Number of results of a module that returns a tuple."""
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> Called:
+        """Describe a call with these arguments that returned `value`."""
+        paths = [path for path, leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
+        first = paths[0] if paths else (0, 0)
+        alone = first == (0, 0) and len(args) == 1 and not kwargs
+        return cls(first, alone, len(value) if isinstance(value, tuple) else None)
+
+
+def skipped(module: nn.Module, zeros: bool, called: Called) -> nn.Module:
+    """Return what replaces a module of a skipped block: it returns its first tensor, or zeros.
+
+    Both its classes are those of PyTorch, so a file of the whole model loads without bnas: `nn.Identity`, or a graph
+    module where that cannot take the arguments or give the result. All results of a tuple after the first are None. The
+    replacement has the plain attributes of the module, for code that reads them.
     """
+    made = nn.Identity() if not zeros and called == Called() else _generated(module, zeros, called)
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, str | int | float)}
+    vars(made).update({name: value for name, value in plain.items() if name not in vars(made)})
+    return made
 
-    zeros: bool
-    """Whether to return zeros instead of the first input."""
-    width: int | None
-    """Size of the last axis of the zeros, if it differs from that of the first input."""
-    results: int | None
-    """Number of results of a module that returns a tuple; all results after the first are None."""
 
-    def __init__(self, instead_of: nn.Module, zeros: bool, results: int | None = None) -> None:
-        """Stand for a module that gives a tuple of so many `results`, or one tensor."""
-        super().__init__()
-        plain = {name: value for name, value in vars(instead_of).items() if isinstance(value, str | int | float)}
-        vars(self).update(plain, zeros=zeros, width=None, results=results)
-        if zeros and isinstance(instead_of, nn.Linear | nn.Embedding):
-            self.width = instead_of.weight.shape[0 if isinstance(instead_of, nn.Linear) else 1]
-        if zeros and isinstance(instead_of, nn.Embedding):  # its zeros have the number type that the model has
-            self.register_buffer("like", instead_of.weight.detach().new_empty(0), persistent=False)
+def _generated(module: nn.Module, zeros: bool, called: Called) -> GraphModule:
+    graph = Graph()
+    value = (graph.placeholder("*args"), graph.placeholder("**kwargs"))[called.first[0]]
+    for step in called.first[1:]:
+        value = graph.call_function(operator.getitem, (value, step))
+    like = module.weight.detach().new_empty(0) if zeros and isinstance(module, nn.Embedding) else None
+    if zeros:
+        value = _zeros(graph, value, module)
+    graph.output(value if called.results is None else (value, *[None] * (called.results - 1)))
+    made = GraphModule({} if like is None else {"like": like}, graph, "Skipped")
+    if like is not None:
+        made.register_buffer("like", like, persistent=False)
+    return made
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Its first tensor, or zeros."""
-        value: Tensor = tensors_of((args, kwargs))[0]
-        if self.zeros:
-            like, width = self._buffers.get("like"), self.width or value.shape[-1]
-            if like is None:
-                value = value.new_zeros((*value.shape[:-1], width))
-            else:  # in place of an embedding, of whole numbers
-                value = like.new_zeros((*value.shape, width))
-        return value if self.results is None else (value, *[None] * (self.results - 1))
+
+def _zeros(graph: Graph, value: Node, module: nn.Module) -> Node:
+    """Add zeros with the shape of a module's result. No size is read: PyTorch traces the code again as it loads it."""
+    if not isinstance(module, nn.Linear | nn.Embedding):
+        return graph.call_function(torch.zeros_like, (value,))
+    if isinstance(module, nn.Linear):
+        value, width = graph.call_method("narrow", (value, -1, 0, 1)), module.weight.shape[0]
+    else:
+        value, width = graph.call_method("unsqueeze", (value, -1)), module.weight.shape[1]
+    value = graph.call_method("repeat_interleave", (graph.call_function(torch.zeros_like, (value,)), width, -1))
+    if isinstance(module, nn.Linear):
+        return value
+    return graph.call_method("to", (value, graph.get_attr("like")))  # the number type that the model has
 
 
 @dataclass(frozen=True)
 class Removal:
-    """The replacement of a module by a `Skipped`."""
+    """The replacement of a module by one that does nothing."""
 
     path: str
     zeros: bool
 
-    def of(self, root: nn.Module, results: int | None) -> None:
+    def of(self, root: nn.Module, called: Called) -> None:
         """Carry out the replacement in `root`, whose layers are already cut."""
         module = root.get_submodule(self.path)
-        put(root, module, Skipped(module, self.zeros, results))
+        put(root, module, skipped(module, self.zeros, called))
 
 
 def put(root: nn.Module, module: nn.Module, other: nn.Module) -> None:

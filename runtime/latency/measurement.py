@@ -188,7 +188,7 @@ def _summary(times: Array, base: Array | None, runner: Runner, settings: Latency
 def _unstable(runs: int, spread: float, warm: bool) -> str | None:
     reasons = {
         f"only {runs} runs, at least {TRUSTED_RUNS} are needed": runs < TRUSTED_RUNS,
-        f"noisy: quartiles {spread:.0%} of the median apart, limit {TRUSTED_SPREAD:.0%}": not spread <= TRUSTED_SPREAD,
+        f"noisy: quartiles {spread:.1%} of the median apart, limit {TRUSTED_SPREAD:.0%}": not spread <= TRUSTED_SPREAD,
         "times did not settle during the warm-up": not warm,
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds) or None

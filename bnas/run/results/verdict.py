@@ -16,6 +16,8 @@ SAME = 0.02
 """Latencies that differ by less than this share count as equal."""
 SPOILT = 0.25
 """Share of the original's value of which a training may lose less without a remark."""
+UNTRAINED = 0.5
+"""Share of the larger value by which a winner may be better than the original without a remark."""
 GAIN = 1.1
 """A winner with a smaller speed-up is called hardly faster."""
 
@@ -59,7 +61,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
         tuned: Whether the winners were fine-tuned.
     """
     chosen = recommended(report)
-    lines = [*_winners(report), *_spoilt(report), *_missed(report), *_no_gain(report, chosen)]
+    lines = [*_winners(report), *(_untrained(report) or _spoilt(report)), *_missed(report), *_no_gain(report, chosen)]
     lines += _coarse(report, exportable)
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
@@ -130,6 +132,20 @@ def _missed(report: Report) -> Iterator[str]:
             f"No sub-network came within {report.quality.amount(report.acc_delta)} of the original on the validation "
             "data: these are the best sub-networks found. Train for more epochs, or accept a larger loss (acc_delta)."
         )
+
+
+def _untrained(report: Report) -> list[str]:
+    """Return a remark if a winner is so much better than the original that this was hardly trained on the data."""
+    quality, (original, *winners) = report.quality, report.rows
+    best = min(winners, key=lambda row: quality.lost(row.accuracy, original.accuracy))
+    limit = UNTRAINED * max(abs(best.accuracy), abs(original.accuracy))
+    if quality.lost(original.accuracy, best.accuracy) <= max(limit, report.acc_delta):
+        return []
+    return [
+        f"The original was hardly trained on these data: its {quality.name} is {quality.show(original.accuracy)}, that "
+        f"of `{best.name}` {quality.show(best.accuracy)}. Train the model first and name its file in weights. If it is "
+        "trained, prepare the data as in its training (size, mean, std, order of classes)."
+    ]
 
 
 def _spoilt(report: Report) -> Iterator[str]:

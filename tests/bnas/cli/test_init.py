@@ -81,6 +81,16 @@ class Rows(nn.Linear):
     def __init__(self):
         super().__init__(6, 6)
 
+class Guesses(nn.Linear):
+    favourite = 5
+    def __init__(self):
+        super().__init__(6, 6)
+        nn.init.zeros_(self.weight)
+        self.bias.data.copy_(torch.eye(6)[self.favourite])
+
+class Knows(Guesses):
+    favourite = 1
+
 class Grey(nn.Conv2d):
     def __init__(self):
         super().__init__(1, 8, 3)
@@ -380,6 +390,14 @@ def test_weights_that_guess_are_told(folder: Path, called: Called) -> None:
     assert "accuracy: 10.0 % on the first validation batch, hardly better than guessing" in told[5]
     assert "check that 5.pt fits the model" in told[5]
     assert "guessing" not in told[1]
+
+
+def test_a_model_without_trained_weights_is_told(called: Called) -> None:
+    """The twin's factory gives weights that do not guess."""
+    out = called("init", "net.py:Guesses", "--data", "net.py:ten")
+    assert "accuracy: 10.0 % on the first validation batch, hardly better than guessing" in out
+    assert "--weights FILE" in out
+    assert "guessing" not in called("init", "net.py:Knows", "--data", "net.py:ten", "--overwrite")
 
 
 def test_names_in_the_file_are_text_whatever_they_are() -> None:

@@ -65,8 +65,8 @@ def run(*changes: str, output: str = "new") -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "gone.json"), "gone.json: there is no such configuration file"),
-        (("train", "empty", "-o", "new"), "empty: the ending '' is not one of .json"),
+        (("run", "gone.json"), r"gone.json: there is no such configuration file \(`bnas init` writes one\)"),
+        (("train", "empty", "-o", "new"), r"empty: is a folder; give a configuration file \(`bnas init` writes one\)"),
         (("run", "net.py"), "net.py: the ending '.py' is not one of .json"),
         (("train", "config.json"), "config.json has no log_dir; use --output DIR"),
         (run(output="config.json"), "config.json is a file; choose a folder"),

@@ -281,7 +281,7 @@ def test_faults_of_syntax_have_a_line(name: str, text: str, message: str, tmp_pa
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "latin.json").write_bytes(b'"\xe9"')
-    for name, message in (("gone.json", "there is no such"), ("folder.json", "cannot be"), ("latin.json", "UTF-8")):
+    for name, message in (("gone.json", "there is no such"), ("folder.json", "is a folder"), ("latin.json", "UTF-8")):
         with pytest.raises(ConfigurationError, match=f"{name}: .*{message}"):
             load_config(tmp_path / name)
 

@@ -145,6 +145,31 @@ def test_a_training_that_spoils_the_model_is_said_with_a_remedy(
         assert "Lower recipe.learning_rate" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("quality", "original", "winner", "untrained"),
+    [
+        (Quality(), 0.084, 0.514, True),
+        (Quality(), 0.45, 0.6, False),
+        (Quality("mae", "min"), 0.5, 0.1, True),
+        (Quality("mae", "min"), 0.1, 0.07, False),
+        (Quality("score", "max"), -3.0, 0.5, True),
+        (Quality("mae", "min"), 0.002, 0.0005, False),  # a quarter, and less than acc_delta
+    ],
+)
+def test_an_original_that_was_not_trained_is_said_in_place_of_a_spoilt_one(
+    quality: Quality, original: float, winner: float, untrained: bool
+) -> None:
+    found = report(row("worse", original, 1.2, 4), row("best", winner, 1.0), original=row("original", original, 2.3))
+    maximal = 0.9 if quality.direction == "min" else 0.1
+    lines = verdict(replace(found, quality=quality, reference=0.5, maximal=maximal), RUN)
+    told = [one for one in lines if "The original was hardly trained on these data" in one]
+    assert bool(told) is untrained
+    assert any("The training spoilt the model" in one for one in lines) is not untrained
+    if untrained:
+        assert f"is {quality.show(original)}, that of `best` {quality.show(winner)}" in told[0]
+        assert "weights" in told[0]
+
+
 def test_what_costs_accuracy_is_fine_tuned_unless_it_was() -> None:
     lines = verdict(report(row("best", 0.8, 1.0), missed=True), RUN, tuned=False)
     assert any("No sub-network came within 1 point of the original" in line for line in lines)
