@@ -206,7 +206,7 @@ def _advice(bench: Bench, inputs: Any) -> str:
     if isinstance(distance(expected, exported), str):
         return EXPORTED
     with unfused():
-        plain = bench._run(bench._model(inputs))[0]
+        plain = bench.run(bench.model(inputs))[0]
     if isinstance(distance(expected, plain), str):
         return FUSED
     return KEPT.format(", ".join(bench.ir.kept[:3])) if bench.ir.kept else REPORT
