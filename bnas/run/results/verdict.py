@@ -62,7 +62,7 @@ def verdict(report: Report, folder: Path, *, exportable: bool = True, tuned: boo
     """
     chosen = recommended(report)
     lines = [*_winners(report), *(_untrained(report) or _spoilt(report)), *_missed(report), *_no_gain(report, chosen)]
-    lines += _coarse(report, exportable)
+    lines += [*_worse(report), *_coarse(report, exportable)]
     if exportable and not tuned and _loses(report, chosen):
         told = shlex.join(["bnas", "tune", str(folder), "--set", "fine_tune.epochs=8"])
         again = shlex.join(["bnas", "export", str(folder)])
@@ -158,6 +158,19 @@ def _spoilt(report: Report) -> Iterator[str]:
         f"{quality.show(first)} before and is {quality.show(maximal)} now. Lower recipe.learning_rate, or train for "
         "more epochs; for another loss than cross-entropy, take the optimizer and the rate of your own training."
     )
+
+
+def _worse(report: Report) -> Iterator[str]:
+    """Return a remark on the winner that the fine-tuning made worse, by more than the allowed loss."""
+    quality = report.quality
+    tuned = [(row, quality.lost(row.accuracy, row.before)) for row in report.rows[1:] if row.before is not None]
+    row, lost = max(tuned, key=lambda one: one[1], default=(report.rows[0], 0.0))
+    if row.before is not None and lost > report.acc_delta:
+        yield (
+            f"The fine-tuning made `{row.name}` worse: its {quality.name} was {quality.show(row.before)} before and is "
+            f"{quality.show(row.accuracy)} now. Train for longer (fine_tune.epochs, or a larger budget), or lower "
+            "fine_tune.learning_rate."
+        )
 
 
 def _no_gain(report: Report, row: Row) -> Iterator[str]:

@@ -219,6 +219,14 @@ def test_a_winner_that_loses_much_in_int8_has_a_remedy() -> None:
         assert not any(line.startswith("In int8") for line in verdict(report(row("best", 0.9, 1.0, int8=int8)), RUN))
 
 
+@pytest.mark.parametrize(("before", "is_told"), [(0.7, True), (0.65, False), (0.5, False), (None, False)])
+def test_a_fine_tuning_that_makes_a_winner_worse_is_told(before: float | None, is_told: bool) -> None:
+    measured = report(row("half", 0.9, 5, before=0.6), row("quarter", 0.645, 3, before=before))
+    told = [line for line in verdict(measured, RUN) if line.startswith("The fine-tuning made `quarter` worse")]
+    assert bool(told) == is_told
+    assert all("was 70.00 % before and is 64.50 % now" in line for line in told)
+
+
 def test_further_latencies_are_told_by_their_names() -> None:
     original = row("original", 0.9, 2.3, latencies={"phone": latency(10.0)})
     quick = row("best", 0.9, 1.0, latencies={"phone": latency(4.0)})
