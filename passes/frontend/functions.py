@@ -50,9 +50,6 @@ RANDOM = frozenset(
 )
 """Random functions, which are never computed in advance."""
 
-WITHOUT_META = (torch.binomial, torch._sample_dirichlet)
-"""Random functions that PyTorch cannot run on meta tensors; their results have the shape of their first argument."""
-
 READS = frozenset(
     {
         *("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__"),
@@ -233,11 +230,14 @@ def run_on_meta(op: str, target: Any, args: Any, kwargs: Any) -> Any:
         elif str(target).startswith("new_") and "device" in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return getattr(args[0], target)(*args[1:], **kwargs)
-    if target in WITHOUT_META:
-        return torch.empty_like(args[0])
     if getattr(target, "__name__", "") in LIKES and target is not getattr:
         kwargs = {**kwargs, "device": "meta"}
-    return target(*args, **kwargs)
+    try:
+        return target(*args, **kwargs)
+    except NotImplementedError:
+        if getattr(target, "__name__", "") not in RANDOM:
+            raise
+        return torch.empty_like(args[0])  # PyTorch has none for meta tensors; the shape is that of the parameters
 
 
 def hooked(module: nn.Module) -> bool:
