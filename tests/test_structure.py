@@ -26,6 +26,7 @@ LONGER = {
     **{
         f"bnas.passes.ops.{family}": "the records of one family of operators, with their rules"
         for family in (
+            "activations",
             "arithmetic",
             "factories",
             "indexing",
