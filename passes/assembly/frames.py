@@ -116,8 +116,7 @@ class Assembled(GraphModule):
         """Generate and compile the code, as in fx, but without fx's `__call__`, which prints tracebacks."""
         made = super().recompile()
         del type(self).__call__
-        code = type(self).forward.__code__
-        finalize(code, forget_text, code.co_filename).atexit = False
+        frees_text(self)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,6 +125,12 @@ class Assembled(GraphModule):
         kind = next(one for one in type(self).__mro__ if one.__module__ != graph_module.__name__)
         state = {name: value for name, value in vars(self).items() if name != "_graph"}
         return _loaded, (kind, type(self).__name__, state, _packed(self.graph))
+
+
+def frees_text(module: GraphModule) -> None:
+    """Let the source text of a graph module be freed together with its code."""
+    code = type(module).forward.__code__
+    finalize(code, forget_text, code.co_filename).atexit = False
 
 
 def forget_text(name: str) -> None:

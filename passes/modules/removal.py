@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from bnas.passes.assembly.frames import frees_text
 from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.errors import ModuleFormError
 from bnas.passes.frontend.ir import module_calls, path_of
@@ -74,6 +75,7 @@ def _generated(module: nn.Module, zeros: bool, called: Called) -> GraphModule:
     made = GraphModule({} if like is None else {"like": like}, graph, "Skipped")
     if like is not None:
         made.register_buffer("like", like, persistent=False)
+    frees_text(made)
     return made
 
 
