@@ -254,7 +254,7 @@ def hooked(module: nn.Module) -> bool:
 def run_leaf(module: nn.Module, form: Layer | None, args: Any, kwargs: Any, types: Types = MappingProxyType({})) -> Any:
     """The result of a layer in evaluation mode on meta tensors, its own tensors being meta tensors too."""
     if form is None:
-        with MadeOnMeta():
+        with MadeOnMeta():  # type: ignore[no-untyped-call]
             return module(*args, **kwargs)
     found = quick_leaf(module, form, args, kwargs, types)
     if found is not None:

@@ -115,7 +115,7 @@ class CustomFunction(nn.Module):
         return self.function.__name__
 
 
-class MadeOnMeta(TorchDispatchMode):
+class MadeOnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, tensors that are made by their size alone are meta tensors, such as the noise in a `CustomFunction`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
