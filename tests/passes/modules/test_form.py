@@ -550,9 +550,9 @@ torch.testing.assert_close(module(*inputs), expected)
 
 
 def test_a_file_with_skipped_blocks_needs_no_bnas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "several.py").write_text(SEVERAL)
+    (tmp_path / "skipping_network.py").write_text(SEVERAL)
     monkeypatch.syspath_prepend(tmp_path)
-    model, inputs = importlib.import_module("several").Several().eval(), (torch.randn(4, 6), torch.arange(4))
+    model, inputs = importlib.import_module("skipping_network").Several().eval(), (torch.randn(4, 6), torch.arange(4))
     supernet = SuperNetwork.from_model(model, inputs, FINE)
     subnet = replace(supernet.space.minimal(), skipped=frozenset(supernet.space.blocks))
     made: Any = assert_is_graph(supernet, subnet, *inputs)
