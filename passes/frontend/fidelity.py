@@ -199,16 +199,11 @@ def _at_example(bench: Bench, inputs: Any, found: Fidelity) -> None:
 def _advice(bench: Bench, inputs: Any) -> str:
     """Return the remedy for a graph that differs from its model; causes in the model's own code come first."""
     expected = bench.run(bench.model(inputs))[0]
-    if isinstance(distance(expected, bench.run(bench.model(inputs))[0]), str):
-        return UNSTEADY
-    with exporting():
-        exported = bench.run(bench.model(inputs))[0]
-    if isinstance(distance(expected, exported), str):
-        return EXPORTED
-    with unfused():
-        plain = bench.run(bench.model(inputs))[0]
-    if isinstance(distance(expected, plain), str):
-        return FUSED
+    for around, cause in ((nullcontext, UNSTEADY), (exporting, EXPORTED), (unfused, FUSED)):
+        with around():
+            other = bench.run(bench.model(inputs))[0]
+        if isinstance(distance(expected, other), str):
+            return cause
     return KEPT.format(", ".join(bench.ir.kept[:3])) if bench.ir.kept else REPORT
 
 
