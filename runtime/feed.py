@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from bnas.passes import BnasError
+from bnas.passes.frontend.ir import as_call
+from bnas.passes.frontend.state import preserved
 
 from .errors import BatchError
-from .nested import TARGETS, as_batch, described, tensors_in
+from .nested import TARGETS, as_batch, described, device_of, inputs_of, placed, tensors_in
 
 FILL = (
     "give at least one batch (with drop_last=True, a full one); an iterator, such as a generator, can be read only "
@@ -44,7 +46,8 @@ def drawn(loader: Iterable[Any], source: str = "the data", first: int = 0) -> It
             batch, from 0. Errors of bnas pass unchanged.
     """
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
-        raise BatchError(f"{source}: must be batches of inputs and targets, not {type(loader).__name__}")
+        wanted = "must be batches of inputs and targets, such as a DataLoader or a list"
+        raise BatchError(f"{source}: {wanted}, not {type(loader).__name__}")
     with _from_loader(source):
         batches = iter(loader)
     return _looked_at(batches, source, first)
@@ -145,6 +148,18 @@ def running(place: str, inputs: Any, module: nn.Module, kind: type[BnasError]) -
         ) from error
 
 
+def try_batch(model: nn.Module, batch: Any, place: str) -> None:
+    """Run a model on a batch, in evaluation mode; the model stays as it is. `place` names the batch in errors.
+
+    Raises:
+        BatchError: The model fails on the batch.
+    """
+    inputs, _ = as_batch(batch, inputs_of(model))
+    with preserved(model, data=True), torch.no_grad(), running(place, inputs, model, BatchError):
+        tensors, named = as_call(placed(inputs, device_of(model)))
+        model.eval()(*tensors, **named)
+
+
 def told(error: BaseException) -> str:
     """Return type and text of an error; for an error in a loader's worker, the last line of the worker's traceback."""
     text = str(error).strip().removesuffix(".")
@@ -168,7 +183,14 @@ def remedy(error: BaseException, inputs: Any, module: nn.Module) -> str:
         return f". In a dict, inputs have the names of forward's arguments, and targets the key {TARGETS[0]!r}"
     if isinstance(error, RuntimeError) and wanted is not None and given and wanted not in given:
         return f". The model computes in {_short(wanted)}: make the transform return that type{_scaled(given)}"
+    if "channels" in str(error) and any(_are_last(one) for one in tensors_in(inputs)):
+        return ". The channels are the last axis: make the transform return images.permute(2, 0, 1)"
     return ""
+
+
+def _are_last(images: Tensor) -> bool:
+    """Whether the last axis of images is that of their channels."""
+    return images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] > images.shape[-1]
 
 
 def _scaled(given: set[torch.dtype]) -> str:
@@ -227,4 +249,5 @@ def outside(outputs: Tensor, targets: Tensor) -> str:
     if 0 <= least and most < outputs.shape[1]:
         return ""
     last = outputs.shape[1] - 1
-    return f"the targets go from {least} to {most}, but the model has outputs for the classes 0 to {last}"
+    remedy = "number the classes from 0" if most - least <= last else "give the model an output for each class"
+    return f"the targets go from {least} to {most}, but the model has outputs for the classes 0 to {last}: {remedy}"

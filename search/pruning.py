@@ -280,8 +280,9 @@ class _BoundCheck:
     def missed(self, smallest: Subnet) -> SearchError:
         """Return the error for a bound that not even the smallest sub-network meets."""
         value, whole = self._value(smallest), self._value(self.supernet.space.maximal())
+        digits = ",.0f" if whole >= 1e4 else ".4g"
         return SearchError(
-            f"bound {str(self.bound)!r} cannot be met: the smallest sub-network has {value:,.6g}, which is "
-            f"{value / whole:.1%} of {whole:,.6g}; allow smaller widths (a smaller elasticity.min_width), or "
+            f"bound {str(self.bound)!r} cannot be met: the smallest sub-network has {value:{digits}}, which is "
+            f"{value / whole:.1%} of {whole:{digits}}; allow smaller widths (a smaller elasticity.min_width), or "
             "the removal of blocks (the dimension 'depth')"
         )

@@ -219,7 +219,8 @@ def inspect_model(
         return _inspected(name, model, example, dynamic, sizes, start)
     except BnasError as error:
         given = f"{'an input' if len(inputs) == 1 else 'inputs'} of {' and '.join(one.text for one in inputs)}"
-        add_note(error, f"for {given}: to change shape, type or range, use --input [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
+        told = "the first number of a shape is the batch size; to change shape, type or range, use"
+        add_note(error, f"for {given}: {told} --input [NAME=]SHAPE[:TYPE[LOW..HIGH]]")
         raise
 
 

@@ -52,6 +52,8 @@ def _text(path: Path) -> str:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"is too large for a configuration: more than {count(LARGEST)} bytes")
+    if not data.strip():
+        raise ValueError(f"is empty ({WRITES_ONE})")
     try:
         return data.decode("utf-8-sig")  # skips the byte order mark of editors on Windows
     except UnicodeDecodeError as error:

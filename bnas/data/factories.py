@@ -30,6 +30,8 @@ class SourceError(BnasError):
     """A model, its weights or the data cannot be found or do not fit."""
 
 
+SHOWN = 8
+"""Number of functions and classes of a file that an error names."""
 EXPORTED = ".pt2"
 """Suffix of exported programs; loading one may run code."""
 
@@ -60,8 +62,9 @@ def find_factory(
     factory = getattr(module, attribute, None)
     if not callable(factory):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        own = [n for n in names if getattr(vars(module)[n], "__module__", None) == module.__name__]
         near = difflib.get_close_matches(attribute, names, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(own[:SHOWN])}" if own else ""
         raise SourceError(f"{shown(place)} has no {called} {short(attribute)}{meant}")
     _check_kind(name, factory, wanted)
     return factory  # type: ignore[no-any-return]

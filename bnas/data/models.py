@@ -38,7 +38,8 @@ def named(name: str) -> Callable[..., nn.Module]:
     if name in known:
         return _told(name, partial(torchvision.models.get_model, name, weights=None))
     near = difflib.get_close_matches(name, [*known, *residual], n=1)
-    raise ModelError(f"torchvision has no model {short(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    own = "; to name your own model, write path/file.py:FACTORY or package.module:FACTORY"
+    raise ModelError(f"torchvision has no model {short(name)}" + (f"; did you mean {near[0]!r}?" if near else own))
 
 
 def small_resnet(name: str, /, num_classes: int = 10, **options: Any) -> nn.Module:

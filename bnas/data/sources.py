@@ -113,6 +113,8 @@ def load_model(name: str, weights: Path | None = None, folder: Path | None = Non
         factory = partial(_exported, (folder or Path()) / name)
     elif is_own_model(name):
         factory = find_factory(name, folder, nn.Module)
+        if isinstance(factory, nn.Module):
+            raise SourceError(f"{name} is a module itself; name a class, or a function that returns the module")
     else:
         factory = named(name.removeprefix("torchvision:"))
     model = _called(name, factory, options)

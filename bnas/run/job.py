@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,9 @@ from bnas.runtime import (
 )
 from bnas.runtime.errors import BatchError
 from bnas.runtime.evaluate.evaluation import Batch, Loader
-from bnas.runtime.feed import length_of
+from bnas.runtime.feed import drawn, length_of, try_batch
 from bnas.runtime.train.callbacks import checked_callbacks
+from bnas.runtime.train.random_state import undisturbed
 from bnas.runtime.train.stages import STAGES
 from bnas.search import Callback, Constraint, Evaluation, Objective, SearchError, SearchRecord, SearchSettings
 
@@ -60,14 +61,26 @@ class Splits:
         told = (f"{name} {'a stream' if length is None else length}" for name, length in parts.items())
         return f"Splits of batches: {', '.join(told)}"
 
-    def check_held_out(self) -> None:
-        """Raise `BatchError` if there are no data to choose winners on, or none to measure them on at the end."""
+    def check_held_out(self, model: nn.Module) -> None:
+        """Raise unless `model` runs on the data to choose winners on, and on those to measure them on at the end.
+
+        The first batch of each is tried: the run itself would find a fault after its training, which may take hours.
+
+        Raises:
+            BatchError: The data are empty, or no batches, or the model fails on the first one.
+        """
         for name, use in (
             ("validation", "the search chooses winners on them"),
             ("test", "the result is measured on them"),
         ):
-            if length_of(getattr(self, name)) == 0:
-                raise BatchError(f"the {name} data are empty: {use}; hold out samples that training does not use")
+            loader, source = getattr(self, name), f"the {name} data"
+            if isinstance(loader, Iterator):  # can be read only once
+                continue
+            with undisturbed(loader):
+                batch = next(drawn(loader, source), None)
+            if batch is None:
+                raise BatchError(f"{source} are empty: {use}; hold out samples that training does not use")
+            try_batch(model, batch, f"batch 0 of {source}")
 
 
 def sought(bounded: Iterable[str], quality: Quality) -> tuple[Objective, ...]:

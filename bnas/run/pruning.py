@@ -103,7 +103,7 @@ class Pruning:
             BnasError: Any other error, with its place and the remedy; all written files are complete.
         """
         with kept(self.output.folder):
-            self.job.data.check_held_out()
+            self.job.data.check_held_out(self.job.model)
             random_state.begin_at(self.job.search.seed)
             done = there(self.output.folder / PRUNED)
             supernet, subnet = self._read() if done else self._prune()

@@ -89,7 +89,7 @@ class Steps:
         """
         if SUPERNET.exists(self.output.folder / "supernet"):
             return self._trained()
-        self.job.data.check_held_out()
+        self.job.data.check_held_out(self.job.model)
         random_state.begin_at(self.job.search.seed)
         team.ask("prepare")
         self.watch.phase("analysing the model")

@@ -174,9 +174,13 @@ def _worse(report: Report) -> Iterator[str]:
 
 
 def _no_gain(report: Report, row: Row) -> Iterator[str]:
-    """Return a remark if fewer MACs bring no speed-up: small layers are limited by other things."""
+    """Return a remark if a winner is no smaller, or if fewer MACs bring no speed-up, as of small layers."""
+    original = report.rows[0]
+    if row.costs["macs"] >= original.costs["macs"]:
+        yield f"`{row.name}` has as many MACs as the original: set a smaller bound, or allow a larger loss (acc_delta)."
+        return
     timed = row.target is not None and row.measured(row.target.bound.name) is not None
-    if not timed and speed_of(row, report.rows[0]) < GAIN:
+    if not timed and speed_of(row, original) < GAIN:
         yield f"Fewer MACs save little time on this machine: use a target for time itself, such as `{LATENCY} <= 50 %`."
 
 

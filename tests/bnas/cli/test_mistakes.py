@@ -105,10 +105,14 @@ def run(*changes: str, output: str = "new") -> tuple[str, ...]:
         ),
         (run("data=null", "dataset=cifar10"), "CIFAR10 is not there; set the key 'data' to its folder"),
         (("bench", "gone.onnx"), "gone.onnx: ONNX Runtime cannot load it"),
+        (
+            ("inspect", "net.py"),
+            "torchvision has no model 'net.py'; to name your own model, write path/file.py:FACTORY",
+        ),
         (("inspect", "resnet51"), "torchvision has no model 'resnet51'; did you mean 'resnet50'"),
         (
             ("inspect", "net.py:Net", "--input", "1,3,6,6"),
-            "for an input of 1,3,6,6: to change shape, type or range, use --input",
+            "for an input of 1,3,6,6: the first number of a shape is the batch size; to change .* use --input",
         ),
         (
             run("input_info.sample_size=[1, 3, 6, 6]"),
@@ -131,6 +135,8 @@ def test_wrong_paths_and_empty_folders(arguments: tuple[str, ...], message: str,
         ("import nothing_of_that_name\n", "mine.py:1 cannot be imported: ModuleNotFoundError: .*nothing_of_that_name"),
         ("x = 1\ndef f(:\n", "mine.py cannot be imported: SyntaxError: .*line 2"),
         ("x = 1\n\nx.y\n", "mine.py:3 cannot be imported: AttributeError"),
+        ("import net\nNet = net.Net()\n", "mine.py:Net is a module itself; name a class, or a function that returns"),
+        ("def Made(): return 3\nimport json\n", "mine.py has no factory 'Net'; it has Made$"),
         ("def Net(): return 3\n", "mine.py:Net gives a int, not a torch.nn.Module"),
         (
             "def Net(depth): return 3\n",

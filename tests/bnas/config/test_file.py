@@ -268,6 +268,7 @@ def test_formats_say_the_same(name: str, text: str, tmp_path: Path) -> None:
         ("c.yaml", "model: !!python/object:os.system x\n", "is not valid YAML: line 1, column 8: could not determine"),
         ("c.toml", "", "the ending '.toml' is not one of .json, .json5, .yaml, .yml"),
         ("c.json", "\x00", "is not valid JSON"),
+        ("c.yaml", " \n", "is empty (`bnas init` writes one)"),
     ],
 )
 def test_faults_of_syntax_have_a_line(name: str, text: str, message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,10 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from job_cases import job
+from job_cases import Shuffled, job
 from torch import nn
 
-from bnas.passes import Subnet
+from bnas.passes import BnasError, Subnet
 from bnas.run.files.lock import kept
 from bnas.run.files.mark import OutputError
 from bnas.run.files.output import Output, open_output
@@ -57,6 +58,48 @@ def test_held_out_data_that_are_empty_are_told_before_the_training(tmp_path: Pat
         with pytest.raises(BatchError, match=f"the {part} data are empty: .*; hold out samples"):
             made()
     assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        pytest.param(
+            None, "must be batches of inputs and targets, such as a DataLoader or a list, not None", id="none"
+        ),
+        pytest.param([torch.zeros(2, 1, 6, 6)], "a batch must be a pair of inputs and targets", id="no-pairs"),
+        pytest.param([(torch.zeros(2, 3, 6, 6), torch.zeros(2))], "do not fit the model", id="other-channels"),
+        pytest.param(
+            [(torch.zeros(2, 6, 6, 1), torch.zeros(2))], r"the last axis: make .*permute\(2, 0, 1\)", id="channels-last"
+        ),
+        pytest.param(
+            [(torch.zeros(2, 1, 6, 6).double(), torch.zeros(2))], "The model computes in float32", id="other-type"
+        ),
+    ],
+)
+def test_held_out_data_that_do_not_fit_are_told_before_the_training(
+    tmp_path: Path, part: str, loader: Any, message: str
+) -> None:
+    given = job()
+    wrong = replace(given, data=replace(given.data, **{part: loader}))
+    for made in (Steps(wrong, Output(tmp_path)).train, Pruning(wrong, PrunePlan("macs <= 50 %"), Output(tmp_path)).all):
+        with pytest.raises(BnasError, match=rf"the {part} data.*{message}"):
+            made()
+    assert not (tmp_path / "training").exists()
+
+
+def test_looking_at_the_held_out_data_changes_nothing() -> None:
+    given = job()
+    given.model.train()
+    held, tensors = Shuffled(1), copy.deepcopy(given.model.state_dict())
+    once = iter([(torch.zeros(2, 1, 6, 6), torch.zeros(2))])  # an iterator is left whole
+    before, numbers = held.generator.get_state(), torch.get_rng_state()
+    replace(given.data, validation=held, test=once).check_held_out(given.model)
+    assert torch.equal(held.generator.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert given.model.training
+    assert all(torch.equal(one, tensors[name]) for name, one in given.model.state_dict().items())
+    assert len(list(once)) == 1
 
 
 def test_the_file_of_a_winner_is_read_as_a_sub_network(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def row(name: str, accuracy: float, ms: float, width: int = 8, **more: Any) -> R
     return Row(name, accuracy, {"macs": 1, "parameters": 1}, latency(ms), Subnet({"a": width}), **more)
 
 
-ORIGINAL = row("original", 0.9, 2.3)
+ORIGINAL = replace(row("original", 0.9, 2.3), costs={"macs": 2, "parameters": 2})
 
 
 def report(*winners: Row, missed: bool = False, original: Row = ORIGINAL) -> Report:
@@ -196,6 +196,14 @@ def test_fewer_macs_that_save_no_time_are_called_so() -> None:
     assert told in " ".join(verdict(report(row("best", 0.9, 2.28)), RUN))
     assert told not in " ".join(verdict(report(row("best", 0.9, 2.28, target=bound)), RUN))
     assert told not in " ".join(verdict(report(row("best", 0.9, 1.0)), RUN))
+
+
+def test_a_winner_of_the_original_s_size_is_called_so() -> None:
+    same = replace(row("best", 0.9, 2.28), costs=ORIGINAL.costs)
+    told = "`best` has as many MACs as the original: set a smaller bound"
+    assert told in " ".join(verdict(report(same), RUN))
+    assert "Fewer MACs" not in " ".join(verdict(report(same), RUN))
+    assert told not in " ".join(verdict(report(row("best", 0.9, 2.28)), RUN))
 
 
 def test_int8_is_proposed_where_it_wins() -> None:

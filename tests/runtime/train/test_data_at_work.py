@@ -136,7 +136,11 @@ TARGETS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "a list": (lambda x, y: (x, y.tolist()), r"\(int, int"),
     "without axis": (lambda x, y: (x, y[0]), "8 outputs but no targets"),
     "as a column": (lambda x, y: (x, y[:, None]), r"class numbers must have the shape \(8,\), not \(8, 1\)"),
-    "too large": (lambda x, y: (x, y + 5), "targets go from 5 to 7, but the model has outputs for the classes 0 to 2"),
+    "too large": (
+        lambda x, y: (x, y + 5),
+        "targets go from 5 to 7, but the model has outputs for the classes 0 to 2: number",
+    ),
+    "too many": (lambda x, y: (x, 2 * y), "targets go from 0 to 4, but .* 0 to 2: give the model an output for each"),
     "negative": (lambda x, y: (x, y - 1), "targets go from -1 to 1"),
 }
 """What is no class number for the model: as a column, they used to give an accuracy above 1."""
@@ -286,7 +290,7 @@ def test_a_loader_that_gives_less_than_it_says(place: str) -> None:
 @pytest.mark.parametrize("loader", [None, 3])
 @pytest.mark.parametrize("place", ["accuracy", "recalibrate", "validation"])
 def test_what_is_no_loader(place: str, loader: Any) -> None:
-    with pytest.raises(BatchError, match=f"must be batches of inputs and targets, not {type(loader).__name__}"):
+    with pytest.raises(BatchError, match=f"must be batches of .* or a list, not {type(loader).__name__}"):
         PLACES[place](loader)
 
 
