@@ -133,10 +133,8 @@ def read_run(folder: Path) -> Recorded:
         ReportError: there is no run, or a file is damaged; names it.
     """
     ledger = Ledger(folder)
-    if not (ledger.exists and _there(ledger, CONFIG)):
-        raise ReportError(
-            f"{folder} is not the folder of a run: {CONFIG} is missing; give the folder that a run wrote to"
-        )
+    if needed := ledger.missing(CONFIG):
+        raise ReportError(f"{folder} is not the folder of a run: {needed} is missing; give the folder of a run")
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger)
     _check_whole(ledger, len(evaluations))
     configuration = _json(ledger, CONFIG)

@@ -199,9 +199,11 @@ def _about_targets(outputs: Tensor, targets: Tensor) -> str:
 
 
 def _remark_on_inputs(inputs: Any) -> str:
-    """Return a remark if the inputs contain NaN or infinity, since then the model is not at fault."""
+    """Return the remedy for outputs that are not finite: if the inputs are not finite either, it is in the data."""
     given = (one for one in tensors_in(inputs) if one.is_floating_point())
-    return "" if all(bool(torch.isfinite(one).all()) for one in given) else ", and so are the inputs: check the data"
+    if all(bool(torch.isfinite(one).all()) for one in given):
+        return ". If the model was just trained, the training diverged: lower the learning rate, or set clip_norm"
+    return ", and so are the inputs: check the data"
 
 
 def _called(metric: Metric, module: nn.Module, batches: Iterable[Batch]) -> Any:

@@ -38,6 +38,12 @@ class Ledger:
         """Whether the folder holds a run."""
         return there(self.mark.path)
 
+    def missing(self, configuration: str) -> str | None:
+        """Return the file without which the folder is not that of a run: its configuration, or the mark."""
+        if not there(self.folder / configuration):
+            return configuration
+        return None if self.exists else MARK
+
     def begin(self) -> None:
         """Mark the folder as a run folder, unless it is marked already.
 

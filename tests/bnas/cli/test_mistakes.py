@@ -84,6 +84,7 @@ def run(*changes: str, output: str = "new") -> tuple[str, ...]:
             "empty is not the folder of a run: config.json is missing; to begin a run: `bnas run CONFIG --output ",
         ),
         (("export", "empty"), "empty is not the folder of a run"),
+        (("export", "unlisted"), "unlisted is not the folder of a run: run.json is missing"),
         (("export", "gone", "--onnx", "a.onnx"), "gone is not the folder of a run"),
         (("export", "run", "--onnx", "gone/a.onnx"), "gone/a.onnx: the ONNX file cannot be written: .*create it first"),
         (
@@ -122,6 +123,8 @@ def run(*changes: str, output: str = "new") -> tuple[str, ...]:
 )
 def test_wrong_paths_and_empty_folders(arguments: tuple[str, ...], message: str, told: Told, folder: Path) -> None:
     (folder / "empty").mkdir()
+    (folder / "unlisted").mkdir()
+    shutil.copy(folder / "config.json", folder / "unlisted")
     code, text = told(*arguments)
     assert code == 1
     assert re.search(message, text, re.DOTALL), text

@@ -345,6 +345,7 @@ def test_the_command_writes_it_without_loading_torch(run: Path, tmp_path: Path) 
     ("arguments", "before", "message"),
     [
         (("report", "nowhere"), "", "nowhere is not the folder of a run: config.json is missing"),
+        (("report", "unlisted"), "", "unlisted is not the folder of a run: run.json is missing"),
         (("report", "run"), "import sys; sys.modules['bokeh'] = None", "pip install 'bnas[report]'"),
         (("report", "run"), "import sys; sys.modules['jinja2'] = None", "pip install 'bnas[report]'"),
         (("report", "run"), "import sys; sys.modules['matplotlib'] = None", "pip install 'bnas[report]'"),
@@ -353,6 +354,8 @@ def test_the_command_writes_it_without_loading_torch(run: Path, tmp_path: Path) 
 def test_what_is_wrong_is_told_in_a_line(
     run: Path, tmp_path: Path, arguments: tuple[str, ...], before: str, message: str
 ) -> None:
+    (tmp_path / "unlisted").mkdir()
+    (tmp_path / "unlisted" / "config.json").write_text("{}")
     done = bnas(*arguments, cwd=tmp_path, before=before)
     assert done.returncode == 1
     assert message in done.stderr

@@ -5,6 +5,7 @@ Nothing is used silently, and nothing ends in an error that is not ours.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -423,6 +424,10 @@ def test_what_is_not_finite() -> None:
         fitted(inf)
     with pytest.raises(EvaluationError, match=r"batch 1 .*an output is NaN or inf, and so are the inputs"):
         accuracy(supernet().model, inf)
+    diverged = supernet().model
+    nn.init.constant_(next(diverged.parameters()), math.inf)
+    with pytest.raises(EvaluationError, match=r"batch 0 .*NaN or inf\. If .* diverged: lower the learning rate"):
+        accuracy(diverged, GOOD)
 
 
 # A training that is resumed on other data.
