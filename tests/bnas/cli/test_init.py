@@ -17,7 +17,7 @@ from torch import nn
 
 from bnas.config.configuration import Configuration
 from bnas.config.file import load_config, parse_configuration
-from bnas.config.proposal import Proposal, is_like_a_transformer
+from bnas.config.proposal import CLIP_NORM, Proposal, is_like_a_transformer
 from bnas.data.guess import GuessError, classes_of, guess, usual_size
 from bnas.data.inputs import Input
 from bnas.run.job import Splits
@@ -274,6 +274,7 @@ def test_several_inputs_are_those_of_the_batch(folder: Path, called: Called) -> 
         ("attention_mask", "int64", (1, 1)),
     ]
     assert found.recipe.optimizer == "adamw"
+    assert found.recipe.clip_norm == CLIP_NORM
     written = (folder / "bnas.yaml").read_text()
     assert "# A guess: the model has LayerNorm" in written
     assert "range: [0, 7]" in written, "whole numbers stay whole"
