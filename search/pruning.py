@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from bnas.passes import Elasticity, Subnet
 from bnas.passes.assembly.importance import importance as importance_of
 from bnas.passes.assembly.importance import read_scores
-from bnas.passes.assembly.reordering import reorder
+from bnas.passes.assembly.reordering import reorder_by
 from bnas.passes.frontend.copies import deep_copy
 from bnas.passes.frontend.exported.program import as_model
 from bnas.passes.space.elasticity import IMPORTANCES
@@ -196,7 +196,7 @@ def ordered(
     elif supernet.elasticity.external_importance_path is not None:
         scores = read_scores(Path(supernet.elasticity.external_importance_path))
     found = importance_of(supernet.skeleton, measure, scores)
-    order = reorder(supernet.skeleton, measure, scores)
+    order = reorder_by(supernet.skeleton, found)
     widths = {name: found[one][order[one]] for name, one in supernet.skeleton.choices.symbols.items()}
     return Importance(widths, importance_of_blocks(supernet, batches, criterion, subnet))
 

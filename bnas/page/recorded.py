@@ -133,7 +133,7 @@ def read_run(folder: Path) -> Recorded:
         ReportError: there is no run, or a file is damaged; names it.
     """
     ledger = Ledger(folder)
-    if needed := ledger.missing(CONFIG):
+    if needed := ledger.missing:
         raise ReportError(f"{folder} is not the folder of a run: {needed} is missing; give the folder of a run")
     processes, evaluations = _json(ledger, ENVIRONMENT), _evaluations(ledger)
     _check_whole(ledger, len(evaluations))

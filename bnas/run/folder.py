@@ -73,7 +73,7 @@ class RunFolder:
     def configuration(self) -> Configuration:
         """The configuration of the run with the changes; checks that the user named or trusts its code."""
         path, ledger = self.folder / CONFIG, Ledger(self.folder)
-        if missing := ledger.missing(CONFIG):
+        if missing := ledger.missing:
             raise OutputError(
                 f"{self.folder} is not the folder of a run: {missing} is missing; "
                 f"to begin a run: `bnas run CONFIG --output {self.folder}`, or `bnas train` for the first step only"

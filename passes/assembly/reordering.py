@@ -12,7 +12,7 @@ from torch import Tensor
 from bnas.passes.axes.selection import Indices, arrange
 from bnas.passes.axes.terms import Sym, symbols
 
-from .importance import importance
+from .importance import Scores, importance
 from .skeleton import Skeleton
 
 
@@ -28,7 +28,12 @@ def reorder(
     by parameter name, are permuted like their parameter (optimizer state, averages). Symbols of `fixed_order` keep
     theirs.
     """
-    found, kept = importance(skeleton, measure, scores), fixed_order(skeleton)
+    return reorder_by(skeleton, importance(skeleton, measure, scores), alike)
+
+
+def reorder_by(skeleton: Skeleton, found: Scores, alike: Iterable[Mapping[str, Tensor]] = ()) -> dict[Sym, Indices]:
+    """As `reorder`, by an importance that is known already."""
+    kept = fixed_order(skeleton)
     order = {
         symbol: np.arange(symbol.n) if symbol in kept else np.argsort(-score, kind="stable")
         for symbol, score in found.items()

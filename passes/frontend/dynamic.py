@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import product
 
+from sympy import factorint
+
 from bnas.passes.errors import CaptureError
 
 from .candidates import Dynamic, batch_axis, candidates, fixed_by_export, named, note
@@ -213,19 +215,9 @@ def _divided(works: Callable[[Axis, int], Axis | None], way: Axis) -> Axis | Non
     """
     found = works(way, way.size)
     if found is not None:
-        for factor in _factors(way.size):
+        for factor in factorint(way.size, multiple=True):  # smallest first
             found = works(way, found.step // factor) or found
     return found
-
-
-def _factors(number: int) -> Iterator[int]:
-    """Yield the prime factors of a number, each as often as it divides the number."""
-    factor = 2
-    while number > 1:
-        while number % factor == 0:
-            yield factor
-            number //= factor
-        factor += 1
 
 
 def _most_telling(errors: Sequence[CaptureError]) -> str:

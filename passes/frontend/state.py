@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.passes.generators import put_back, python_numbers, seed_python
 
@@ -209,6 +210,11 @@ def set_modes(modes: Mapping[nn.Module, bool], training: bool = True) -> None:
     """Put every module into the mode that `modes` has for it, or into evaluation mode unless `training`."""
     for module, mode in modes.items():
         module.training = mode and training
+
+
+def with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a model that keep running batch statistics."""
+    return [one for one in model.modules() if isinstance(one, _BatchNorm) and one.track_running_stats]
 
 
 @contextmanager

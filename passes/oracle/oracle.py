@@ -21,7 +21,7 @@ from bnas.passes.assembly.skeleton import Skeleton
 from bnas.passes.axes.selection import index
 from bnas.passes.axes.terms import Sym, Term
 from bnas.passes.frontend.copies import deep_copy
-from bnas.passes.frontend.state import ModelState
+from bnas.passes.frontend.state import ModelState, with_statistics
 from bnas.passes.frontend.structure import map_leaves, tensors_of
 from bnas.passes.space.blocks import Block
 from bnas.passes.space.kernels import Kernel
@@ -161,7 +161,7 @@ def randomise(model: nn.Module, run: Callable[[], object], generator: torch.Gene
     Batch statistics are first measured by ``run()``, which calls the model on a batch, and then disturbed. With purely
     random statistics the signal would vanish in a deep network, and outputs would depend on the biases only.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = with_statistics(model)
     for name, tensor in model.named_parameters():
         if tensor.ndim == 1:
             noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)

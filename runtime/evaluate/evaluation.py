@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bnas.passes import BnasError
 from bnas.passes.frontend.ir import as_program_call
-from bnas.passes.frontend.state import set_modes
+from bnas.passes.frontend.state import set_modes, with_statistics
 from bnas.passes.space.kernels import is_convolution
 from bnas.runtime.feed import FILL, OF_THE_PROCESS, about_classes, drawn, outside, running, told
 from bnas.runtime.nested import (
@@ -81,7 +81,7 @@ def recalibrate(
         EvaluationError: The module has BatchNorm statistics but there are no batches, or it fails on a batch.
         BatchError: The loader fails, or returns something that is not a batch.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = with_statistics(module)
     if not norms:
         return
     modes = {m: m.training for m in module.modules()}

@@ -10,10 +10,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from bnas.passes import SearchSpace, Subnet
+from bnas.passes.frontend.state import with_statistics
 from bnas.runtime.errors import TrainingError
 from bnas.runtime.supernetwork import SuperNetwork
 
@@ -175,7 +176,7 @@ class Schedule:
                 f"the schedule is finished: all {self.steps} steps were taken; "
                 "stop when schedule.done is true, or give the stages more epochs"
             )
-        if self.taken == 0 and _has_frozen_statistics(self.supernet):
+        if self.taken == 0 and not self.supernet.training and with_statistics(self.supernet):
             warnings.warn(EVALUATING, stacklevel=2)
         place = self.place
         stage, space = self.stages[place.stage], self.spaces[place.stage]
@@ -217,11 +218,6 @@ class Schedule:
         self.taken = state["taken"]
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = tuple(Subnet.from_json(one) for one in state["drawn"])
-
-
-def _has_frozen_statistics(supernet: SuperNetwork) -> bool:
-    norms = (one for one in supernet.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm))
-    return not supernet.training and any(one.track_running_stats for one in norms)
 
 
 def optimizer_tensors(optimizer: Optimizer | None, supernet: SuperNetwork) -> list[dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from bnas.runtime.storage.files import checksum, discard, file_checksum, read_fi
 from bnas.search import Evaluation, EvaluationLog, RecordError
 
 from .mark import REPEAT, Mark, OutputError, refuse_link
-from .names import EVALUATIONS, GROWING, MARK, REPORT, SCALARS
+from .names import CONFIG, EVALUATIONS, GROWING, MARK, REPORT, SCALARS
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,10 @@ class Ledger:
         """Whether the folder holds a run."""
         return there(self.mark.path)
 
-    def missing(self, configuration: str) -> str | None:
-        """Return the file without which the folder is not that of a run: its configuration, or the mark."""
-        if not there(self.folder / configuration):
-            return configuration
-        return None if self.exists else MARK
+    @property
+    def missing(self) -> str | None:
+        """The file without which this is no run folder: its configuration, or the mark; None if both exist."""
+        return next((name for name in (CONFIG, MARK) if not there(self.folder / name)), None)
 
     def begin(self) -> None:
         """Mark the folder as a run folder, unless it is marked already.

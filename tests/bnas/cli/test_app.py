@@ -160,7 +160,7 @@ def exported_and_timed(folder: Path, called: Called, monkeypatch: pytest.MonkeyP
     [
         (
             ("export", ".", "--onnx", "a.onnx"),
-            ". is not the folder of a run: config.json is missing; to begin a run: `bnas run CONFIG --output .`",
+            ". is not the folder of a run: run.json is missing; to begin a run: `bnas run CONFIG --output .`",
         ),
         (
             ("export", ".", "--onnx", "a.onnx", "--exclude", "head"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from form_cases import FINE, assert_is_graph, copies, run
 from hypothesis import given, settings
 from network_cases import EXACT, Case, cases, supernet_of
 from torch import Tensor, nn
@@ -22,35 +19,14 @@ from torch.fx import GraphModule
 from torch.nn.utils.parametrizations import spectral_norm
 
 from bnas import SuperNetwork
-from bnas.passes import Elasticity, Subnet
+from bnas.passes import Subnet
 from bnas.passes.errors import ModuleFormError
 from bnas.passes.modules.attention import NarrowAttention
-from bnas.passes.modules.removal import Called, skipped
 from bnas.passes.modules.sizes import Candidates, numbers_of
 from bnas.passes.modules.trial import combinations, difference
 from bnas.runtime.errors import ProgramError
 from bnas.testing import Head, Layer, Network, Tokens
 from bnas.testing.tokens import Attention
-
-FINE = Elasticity(width_multipliers=(1.0, 0.75, 0.5), min_width=1, divisor=1)
-
-
-def run(module: nn.Module, *inputs: Any) -> Any:
-    with torch.no_grad():
-        return module(*inputs)
-
-
-def assert_is_graph(supernet: SuperNetwork, subnet: Subnet, *inputs: Any, allowed: float = EXACT) -> nn.Module:
-    """The module form of `subnet`, which gives what the graph gives and has no other tensors."""
-    made, graph = supernet.extract(subnet, form="module"), supernet.extract(subnet)
-    error, _ = difference(run(made, *inputs), run(graph, *inputs))
-    assert error <= allowed
-    found, expected = made.state_dict(), graph.state_dict()
-    assert expected.keys() - supernet.ir.constants.keys() <= found.keys()
-    assert all(found[name].shape == tensor.shape for name, tensor in expected.items() if name in found)
-    assert type(made) is type(supernet.model)
-    return made
-
 
 # Random networks ----------------------------------------------------------------------------------------------------
 
@@ -467,14 +443,6 @@ def test_a_skipped_block_with_an_autograd_function() -> None:
 # Copies -------------------------------------------------------------------------------------------------------------
 
 
-def copies(module: nn.Module) -> list[nn.Module]:
-    buffer = io.BytesIO()
-    torch.save(module, buffer)
-    buffer.seek(0)
-    loaded = torch.load(buffer, weights_only=False)
-    return [copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded]
-
-
 @given(case=cases(torch.float64))
 @settings(max_examples=5)
 def test_extracted_graphs_are_copied_and_saved(case: Case) -> None:
@@ -498,97 +466,6 @@ def test_a_program_says_that_it_cannot_be_copied(copied: Any) -> None:
     supernet, _ = split()
     with pytest.raises(ProgramError, match="views of the super-network's parameters"):
         copied(supernet.program(supernet.space.minimal()))
-
-
-# A file without bnas -------------------------------------------------------------------------------------------------
-
-SEVERAL = """
-import torch
-from torch import nn
-
-
-class Scaled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Linear(16, 16)
-
-    def forward(self, x, scale):
-        return x + scale * self.body(x).relu()
-
-
-class Wide(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.up = nn.Linear(16, 32)
-
-    def forward(self, x):
-        return self.up(x).relu(), None
-
-
-class Several(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.plain, self.stem, self.head = Scaled(), nn.Linear(6, 16), nn.Linear(16, 3)
-        self.named, self.words = Scaled(), nn.Embedding(9, 16)
-        self.branch, self.narrow = Wide(), nn.Linear(32, 16)
-
-    def forward(self, x, ids):
-        x = self.plain(self.stem(x), 2.0).sin()
-        x = self.named(scale=2.0, x=x).sin()
-        x = (x + self.narrow(self.branch(x)[0])).sin()
-        return self.head(x + self.words(ids))
-"""
-ALONE = """
-import sys
-
-sys.modules["bnas"] = None  # an import of bnas is an error
-import torch
-
-module, inputs, expected = torch.load("whole.pt", weights_only=False)
-torch.testing.assert_close(module(*inputs), expected)
-"""
-
-
-def test_a_file_with_skipped_blocks_needs_no_bnas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "skipping_network.py").write_text(SEVERAL)
-    monkeypatch.syspath_prepend(tmp_path)
-    model, inputs = importlib.import_module("skipping_network").Several().eval(), (torch.randn(4, 6), torch.arange(4))
-    supernet = SuperNetwork.from_model(model, inputs, FINE)
-    subnet = replace(supernet.space.minimal(), skipped=frozenset(supernet.space.blocks))
-    made: Any = assert_is_graph(supernet, subnet, *inputs)
-    assert not [name for name in made.state_dict() if name.startswith(("plain", "named", "branch", "narrow"))]
-    for shift, status in ((0, 0), (1, 1)):
-        torch.save((made, inputs, run(made, *inputs) + shift), tmp_path / "whole.pt")
-        done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("layer", "value", "shape"),
-    [
-        pytest.param(nn.LayerNorm(4), torch.randn(2, 4), (2, 4), id="of the same shape"),
-        pytest.param(nn.Linear(4, 6), torch.randn(2, 3, 4), (2, 3, 6), id="of another width"),
-        pytest.param(nn.Embedding(9, 6), torch.arange(3), (3, 6), id="of an embedding"),
-    ],
-)
-def test_zeros_have_the_shape_and_type_of_the_result(layer: nn.Module, value: Tensor, shape: tuple[int, ...]) -> None:
-    double = skipped(layer, True, Called()).double()
-    made = skipped(layer, True, Called((1, "x", 1), alone=False, results=3))
-    for module in (made, *copies(made)):
-        first, *rest = module(x=[0, value])
-        torch.testing.assert_close(first, torch.zeros(shape))
-        assert rest == [None, None]
-    assert double(value.double() if value.is_floating_point() else value).dtype == torch.float64
-    assert not made.state_dict()
-
-
-def test_what_replaces_a_module_has_its_plain_attributes() -> None:
-    layer = nn.Linear(4, 6)
-    for zeros in (False, True):
-        made: Any = skipped(layer, zeros, Called())
-        assert (made.in_features, made.out_features) == (4, 6)
-    assert type(skipped(layer, False, Called())) is nn.Identity
-    assert type(skipped(layer, False, Called(results=1))) is not nn.Identity
 
 
 # The rest -----------------------------------------------------------------------------------------------------------
