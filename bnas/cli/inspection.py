@@ -87,6 +87,7 @@ class Inspection:
         return {
             "axes": {name: {str(axis): title for axis, title in known.items()} for name, known in axes.items()},
             "steps": sizes.steps,
+            "limits": sizes.limits,
             "static": static,
         }
 
@@ -105,7 +106,8 @@ class Inspection:
             for axis, size in enumerate(one.shape):
                 title = found["axes"].get(one.name, {}).get(str(axis))
                 step = found["steps"].get(title, 1)
-                may = "any size" if step == 1 else f"{size} plus a multiple of {step}"
+                steps = f"{size} plus a multiple of {step}" if step > 1 else ""
+                may = ", ".join(filter(None, (steps, found["limits"].get(title, "")))) or "any size"
                 told = found["static"].get(f"{one.name}[{axis}]", "").partition("\n")[0]
                 rows.append((str(one.name), str(axis), f"{title}: {may}" if title else f"static, {size}: {told}"))
         return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from bnas.passes.ops.calls import form_of
 from .candidates import Dynamic, batch_axis, note
 from .dynamic import dynamic_axes, emitted, planned
 from .emission import Emitter
+from .ends import ended
 from .entry import Allowed, Axis, Check, Sizes
 from .exported.parts import LIMITED
 from .functions import BATCH, hooked
@@ -86,9 +87,18 @@ def capture(
     for axis, why in limits.items():
         note(session, told, axis, f"in training mode, {why}")
     try:
-        return _captured(session, [axis for axis in axes if axis not in limits], told) if limits else found
+        found = _captured(session, [axis for axis in axes if axis not in limits], told) if limits else found
     except CaptureError:  # without these axes there is no graph of both modes either
-        return found
+        pass
+    return _with_ends(session, found)
+
+
+def _with_ends(session: Session, found: Captured) -> Captured:
+    """Return what was captured with the ends of its axes, beyond which the model runs other code."""
+    axes = found.sizes.axes
+    batch, others = [[axis for axis in axes if (axis.name == "batch") is first] for first in (True, False)]
+    sizes = replace(found.sizes, axes=tuple(ended(session, axes, planned(session, batch, others))))
+    return replace(found, sizes=sizes, checks=tuple(_checks(session, sizes)))
 
 
 def _limits_of_training(session: Session, axes: Sequence[Axis]) -> dict[Axis, str]:
@@ -231,7 +241,9 @@ def _checks(session: Session, sizes: Sizes) -> Iterator[Check]:
         allowed = tuple(_allowed(session, path, sizes))
         if all(one is None for one in allowed):
             continue
-        static = (sizes.static.get(f"{session.name_of(path)}[{place}]") for place in range(tensor.ndim))
+        reasons = {(path, place): axis.why for axis in sizes.axes for path, place in axis.places}
+        named = ((place, f"{session.name_of(path)}[{place}]") for place in range(tensor.ndim))
+        static = (sizes.static.get(name) or reasons.get((path, place)) for place, name in named)
         others = "" if session.exported is None else LIMITED
         why = tuple(one.splitlines()[0][:200] if one else others for one in static)
         yield Check.of(session.names[path[:2]], allowed, why, path[2:])
@@ -244,5 +256,5 @@ def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:
             yield int(size)
         else:
             limits = session.limits(path, place)
-            steps = None if axis.step == 1 else (axis.size, axis.step)
-            yield steps if limits is None else (axis.size, axis.step, *limits)
+            ends = limits or ((axis.least if axis.least > 1 else 0, axis.most) if axis.ends else ())
+            yield (axis.size, axis.step, *ends) if axis.step > 1 or ends else None

@@ -39,6 +39,13 @@ class Axis:
     also: tuple[int, ...] = ()
     """Further sizes to record at: without them, an earlier graph was wrong at these sizes."""
 
+    least: int = field(default=1, compare=False)
+    """The smallest allowed size: at smaller ones the model runs other code."""
+    most: int | None = field(default=None, compare=False)
+    """The largest allowed size, as `least`; None without a limit."""
+    why: str = field(default="", compare=False)
+    """Why the sizes are limited."""
+
     def near(self, steps: int) -> int:
         """Return a size some steps above (or below) the example's."""
         return max(1, self.size + (-self.step if self.shorter else self.step) * steps)
@@ -57,8 +64,14 @@ class Axis:
         return [size for size in self.also if self.stepped(size) == size]
 
     def stepped(self, size: int) -> int:
-        """Return the nearest size, not above `size`, that is a whole number of steps away from the example's."""
-        return max(1, self.size + (size - self.size) // self.step * self.step)
+        """Return the nearest allowed size, not above `size` if possible."""
+        found = max(self.least, self.size + (size - self.size) // self.step * self.step)
+        return found if self.most is None else min(found, self.most)
+
+    @property
+    def ends(self) -> str:
+        """The limits of the sizes as text; empty without limits."""
+        return _ends(self.least if self.least > 1 else 0, self.most)
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,11 @@ class Sizes:
     def steps(self) -> dict[str, int]:
         """The step of each axis that does not accept every size."""
         return {axis.name: axis.step for axis in self.axes if axis.step > 1}
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """The limits of the sizes of each axis that has any, as text."""
+        return {axis.name: axis.ends for axis in self.axes if axis.ends}
 
     def axis(self, name: str) -> Axis:
         """Return the dynamic axis called `name`.
@@ -167,8 +185,11 @@ def _fits(size: int, first: int, step: int, least: int = 0, most: int | None = N
 def _expected(first: int, step: int, least: int = 0, most: int | None = None) -> str:
     """Return the allowed sizes as text."""
     steps = [f"{first} plus a multiple of {step}"] if step > 1 else []
-    ends = [f"at least {least}"] if least else []
-    return ", ".join([*steps, *ends, *([] if most is None else [f"at most {most}"])])
+    return ", ".join([*steps, *filter(None, [_ends(least, most)])])
+
+
+def _ends(least: int, most: int | None) -> str:
+    return ", ".join([*([f"at least {least}"] if least else []), *([] if most is None else [f"at most {most}"])])
 
 
 def check_length(given: Any, name: str, length: int, path: Sequence[Any] = ()) -> None:

@@ -71,7 +71,7 @@ def trace(model: nn.Module, example_inputs: Any, dynamic: Dynamic | None = None,
                 return _with(ir, Diagnostic("the model", "its graph was not compared with the model: check=False"))
             found = _compared(ir, args, kwargs)
         except NotAtExample as error:
-            if not error.apart and dynamic is not None:
+            if not error.apart and (dynamic is not None or fixed.keys() >= set(error.axes)):
                 raise
             fixed |= {} if error.apart else dict.fromkeys(error.axes, f"at the example's size {error}")
             apart = apart and not error.apart
@@ -105,7 +105,7 @@ class NotAtExample(CaptureError):
 
     def __init__(self, why: str, axes: Sequence[Axis]) -> None:
         super().__init__(why)
-        self.axes = [axis.name for axis in axes if axis.name != "batch"]
+        self.axes = [axis.name for axis in axes if axis.name != "batch"] or ["batch"]
         self.apart = any(axis.apart for axis in axes)
         """Whether it was recorded without the example's size."""
 
@@ -116,7 +116,7 @@ def _compared(ir: IR, args: Any, kwargs: Any) -> Fidelity:
     except Stateful:
         raise
     except CaptureError as error:
-        if any(axis.name != "batch" for axis in ir.sizes.axes):
+        if ir.sizes.axes:
             raise NotAtExample(str(error), ir.sizes.axes) from error
         raise
 
@@ -221,6 +221,9 @@ def _told(model: nn.Module, found: Captured) -> list[Diagnostic]:
     """Return the diagnostics: axes that cannot change, and a training mode that differs from the model's."""
     told = list(model.diagnostics) if isinstance(model, ExportedModel) else []
     told += [Diagnostic(axis, f"its size is fixed: {why}") for axis, why in found.sizes.static.items()]
+    told += [
+        Diagnostic(axis.name, f"its size must be {axis.ends}: {axis.why}") for axis in found.sizes.axes if axis.ends
+    ]
     if found.training:
         told.append(Diagnostic("the model", f"training mode uses the graph of evaluation mode: {found.training}"))
     return told

@@ -52,6 +52,9 @@ class Methods:
     opaque: frozenset[str] = frozenset()
     """Paths of whole modules that are one step each."""
 
+    trial: bool = False
+    """Whether no further part of the model may become opaque: the recording fails instead."""
+
     def find(self, paths: Mapping[nn.Module, str], error: BaseException) -> tuple[nn.Module, str] | None:
         """Return the innermost method (module and name) in the traceback of `error`; None if there is no new one."""
         for frame in reversed(list(_frames(error))):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bnas.passes.errors import CaptureError
 
 from .functions import Types, as_meta, run_on_meta, spelled, to_meta, written_by
 from .places import user_line
 from .structure import at, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import DEVICE_OF_MODEL, Step, Tape
 
+TRIAL = 1 << 25
+"""Largest number of entries that a recording at sizes far from the example's computes for real. It is only a trial, and
+without this limit, the masks of a Swin transformer took it most of the time of a capture."""
 LARGE = 1 << 22
 """Largest number of entries of a cold tensor; larger ones are treated as hot and never computed."""
 
@@ -23,6 +29,8 @@ class Recipes(Tape):
         super().__init__(root, types)
         self.hot_lines = hot_lines
         """Lines whose calls make tensors that are too large, at this or at another size."""
+        self.computed, self.most_computed = 0, math.inf
+        """Entries of tensors computed for real so far, and their limit."""
         self._warmed: dict[Step, Step] = {}
         """Cold steps that became hot ones."""
         self._cold_made: set[int] = set()
@@ -71,6 +79,9 @@ class Recipes(Tape):
             self._remember(tensor)
         real = map_leaves((args, kwargs), lambda _, leaf: self._real_like(leaf))
         result = func(*real[0], **real[1])
+        self.computed += sum(one.numel() for one in tensors_of(result))
+        if self.computed > self.most_computed:
+            raise CaptureError("forward makes tensors there that take long to compute")
         return self._noted_cold(target, plain, kwargs, result, op, bool(writes))
 
     def _real_like(self, leaf: Any) -> Any:

@@ -34,7 +34,7 @@ from .masks import Picks, choose
 from .methods import Again, Method, Methods, keeps_values
 from .opaque import Draws, draws_itself, run_opaque
 from .places import HookSet, ValueRead, described, passing, told, user_frame
-from .recipes import Recipes
+from .recipes import TRIAL, Recipes
 from .structure import PLAIN, Path, holds_tensors, leaves_of, map_leaves, tensors_of
 from .tape import Step
 
@@ -56,6 +56,7 @@ class Recorder(Recipes, TorchFunctionMode):
     ) -> None:
         super().__init__(root, types, hot_lines)
         self.methods, self.draws = methods, draws
+        self.most_computed = TRIAL if methods.trial else self.most_computed
         self.batch, self.modes, self.layers = batch, modes, layers
         self.exports = exports
         self.norms: set[nn.Module] = set()
@@ -314,6 +315,8 @@ class Recorder(Recipes, TorchFunctionMode):
         except RecursionError:
             raise  # every alternative would call at least as many functions
         except Exception as error:
+            if self.methods.trial:
+                raise
             if self.unseen(self.methods.find, self.paths, error) is not None:
                 raise Again(error) from error
             if not path:

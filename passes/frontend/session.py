@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,8 @@ class Session:
     """Programs of modules that cannot be recorded."""
     methods: dict[tuple[str, str], Method] = field(default_factory=dict)
     """Methods that cannot be recorded at some size; they are one opaque step at all sizes."""
+    trial: bool = False
+    """Whether no further part of the model may become opaque."""
     _turns: dict[Any, int] = field(default_factory=dict)
     _known: dict[Any, Recording | CaptureError] = field(default_factory=dict)
 
@@ -113,6 +115,8 @@ class Session:
             except CaptureError as error:
                 self._known[key] = error
         found = self._known[key]
+        if self._learnt != count and self.trial:
+            raise CaptureError("forward makes tensors there that are too large to be computed")
         if self._learnt != count:
             self._known = {key: found}  # other recordings computed or called things that are one node here
         if isinstance(found, CaptureError):
@@ -134,6 +138,16 @@ class Session:
                     same_calls(found[0], found[-1])
             if self._learnt == count:
                 return found
+
+    def aside(self) -> Session:
+        """Return a copy for trials at sizes far from the example's; its recordings do not change this one.
+
+        They fail where a new part of the model would become opaque, since that part would run on real tensors, and
+        where a tensor is too large to be computed for real and was not at the example's size.
+        """
+        other = replace(self, hot_lines=set(self.hot_lines), trial=True)
+        other._turns, other._known = dict(self._turns), dict(self._known)
+        return other
 
     @property
     def _learnt(self) -> tuple[int, int]:
@@ -181,7 +195,7 @@ class Session:
             hot_lines=self.hot_lines,
             types=self._types if typed else {},
             exports=self.exports,
-            methods=Methods(self.methods, opaque=self.opaque),
+            methods=Methods(self.methods, opaque=self.opaque, trial=self.trial),
             turn=self._turn(sizes),
         )
 
