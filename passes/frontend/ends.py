@@ -26,7 +26,8 @@ that forward makes grow with the inputs, and so does the time. If the model refu
 """
 
 SMALL = 2
-"""The smallest size that is tried. One entry fits all sizes by broadcasting, so it would show nothing."""
+"""The smallest size that is tried. One entry fits all sizes by broadcasting, so it would show nothing.
+A batch is recorded at more than a thousand samples, so a single one is tried, too."""
 
 PARTS = 256
 """Into how many parts the way to the ends of several axes is divided, to find how far they can go together."""
@@ -37,13 +38,14 @@ Target = dict[Axis, int]
 
 def ended(session: Session, axes: Sequence[Axis], plan: Plan) -> list[Axis]:
     """Return the axes with the ends that were found: `Axis.least`, `Axis.most` and the reason `Axis.why`."""
-    others = [axis for axis in axes if axis.name != "batch"]
-    if not others or session.opaque or session.methods or session.exported is not None:
+    if session.opaque or session.methods or session.exported is not None:
         return list(axes)  # an exported program has its own limits; what an opaque step does elsewhere is unknown
+    batch, others = [[axis for axis in axes if (axis.name == "batch") is first] for first in (True, False)]
     search = Search(session, plan)
     least = search.ends({axis: _smallest(axis) for axis in others})
+    least |= search.ends(dict.fromkeys(batch, 1))
     upward = [axis for axis in others if not axis.shorter]
-    most = search.ends({axis: _largest(axis, len(upward)) for axis in upward}) if upward else {}
+    most = search.ends({axis: _largest(axis, len(upward)) for axis in upward})
     return [
         dataclasses.replace(
             axis, least=least.get(axis, 1), most=most.get(axis), why=search.why if axis in {*least, *most} else ""
@@ -75,7 +77,7 @@ class Search:
 
     def ends(self, target: Target) -> Target:
         """Return the last sizes on the way to `target` that give the graph of the plan; empty if all do."""
-        while not self.within(target):
+        while target and not self.within(target):
             error = self.error(target)
             if error is None:
                 return {}

@@ -161,3 +161,9 @@ def test_a_branch_on_the_batch_fixes_the_batch() -> None:
 def test_a_plain_model_has_no_limits() -> None:
     ir = trace(Branches(lambda net, x: net.near(x).mean(1)).eval(), text(16))
     assert [axis.ends for axis in ir.sizes.axes] == ["", ""]
+
+
+def test_a_batch_of_one_is_refused_where_the_model_splits_the_batch() -> None:
+    net = Branches(lambda net, x: torch.cat([net.near(part) for part in x.chunk(2)]))
+    refused = answers(net, text(5), [torch.randn(count, 5, WIDTH) for count in (1, 2, 3, 7)])
+    assert refused == [True, False, False, False]
