@@ -199,7 +199,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, warnings.showwarning, set())
         try:
-            app()
+            with options.interruptible():
+                app()
         except KeyboardInterrupt:  # before any command has begun, so there is nothing to resume
             sys.exit(options.SIGNALS + signal.SIGINT)
         except Exception as error:
