@@ -149,7 +149,10 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
 
         def on_epoch(record: EpochRecord) -> None:
             # A run with a budget validates only the winners: then there are no metrics.
-            metrics = ", ".join(f"{name} {phases.quality.show(value)}" for name, value in record.metrics.items())
+            alone = len(record.metrics) == 1 and phases.name.startswith("fine-tuning")  # there is only one network
+            names = [f"validation {phases.quality.name}"] if alone else list(record.metrics)
+            values = [phases.quality.show(value) for value in record.metrics.values()]
+            metrics = ", ".join(map(" ".join, zip(names, values, strict=True)))
             told = f"{phases.name}, epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
             if phases.epoch_is_due() or metrics:
                 console.print(f"{told}; {metrics}" if metrics else told, markup=False)

@@ -105,6 +105,17 @@ def test_bars_follow_each_other_and_each_ends() -> None:
         assert [task.description for task in bars.tasks] == ["loading model and data", "training, stage 1", "searching"]
 
 
+@pytest.mark.parametrize(
+    ("phase", "told"), [("training", "maximal 90.00 %"), ("fine-tuning half", "validation accuracy 90.00 %")]
+)
+def test_an_epoch_names_the_network_only_where_there_are_several(phase: str, told: str) -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=200)) as watch:
+        watch.phase(phase)
+        watch.on_epoch(EpochRecord(0, 0, 0.5, 0.1, {"maximal": 0.9}))
+    assert file.getvalue().splitlines()[-1] == f"{phase}, epoch 1: mean loss 0.5000; {told}"
+
+
 def test_results_stand_below_the_bars() -> None:
     file = io.StringIO()
     with watching(Console(file=file, force_terminal=True, width=120)) as watch:
