@@ -229,5 +229,6 @@ def _noise(report: Report, folder: Path, exportable: bool) -> Iterator[str]:
     names = ", ".join(f"`{row.name}`" for row in unstable)
     told = again_command(folder, runs)
     if not exportable:
-        told = shlex.join(["bnas", "bench", str(folder / "subnets" / f"{unstable[-1].name}.onnx"), "--runs", str(runs)])
+        own, first = (str(folder / "subnets" / f"{row.name}.onnx") for row in (report.rows[-1], report.rows[0]))
+        told = shlex.join(["bnas", "bench", own, "--against", first, "--runs", str(runs)])
     yield f"The latency of {names} is not stable ({unstable[0].latency.unstable}). {what}: `{told}`"

@@ -271,5 +271,6 @@ def test_what_pruning_left_is_a_file_to_deploy() -> None:
     noisy = replace(row("pruned", 0.8, 1.0), latency=latency(1.0, "not warm"))
     lines = verdict(report(noisy), RUN, exportable=False)
     assert lines[-1] == f"Next: the file to deploy is {RUN / 'subnets' / 'pruned.onnx'}"
-    assert commands(lines) == ["bnas bench 'runs/a b/subnets/pruned.onnx' --runs 200"]
+    files = "'runs/a b/subnets/pruned.onnx' --against 'runs/a b/subnets/original.onnx'"
+    assert commands(lines) == [f"bnas bench {files} --runs 200"]
     assert known(lines)
