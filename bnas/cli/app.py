@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import platform
@@ -212,6 +213,8 @@ def main() -> None:
                 traceback.print_exc()
             typer.secho(f"bnas: {text}", fg="red", err=True)
             sys.exit(1)
+        finally:
+            atexit.register(options.no_traceback)  # it runs first, since it is registered last
 
 
 def _show_warning(

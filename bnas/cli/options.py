@@ -131,6 +131,12 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, former)
 
 
+def no_traceback() -> None:
+    """Let Ctrl-C end Python at once while it shuts down, which takes a second or two after torch was imported."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 UNCHANGED = "unchanged"
 """Attribute of a `KeyboardInterrupt` that came before any change."""
 
