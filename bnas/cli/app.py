@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import platform
@@ -199,7 +200,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, warnings.showwarning, set())
         try:
-            app()
+            with options.interruptible():
+                app()
         except KeyboardInterrupt:  # before any command has begun, so there is nothing to resume
             sys.exit(options.SIGNALS + signal.SIGINT)
         except Exception as error:
@@ -211,6 +213,8 @@ def main() -> None:
                 traceback.print_exc()
             typer.secho(f"bnas: {text}", fg="red", err=True)
             sys.exit(1)
+        finally:
+            atexit.register(options.no_traceback)  # it runs first, since it is registered last
 
 
 def _show_warning(

@@ -100,6 +100,7 @@ def told_of_run(console: Console, steps: Steps, report: Report) -> None:
     from bnas.run.results.verdict import verdict
 
     folder = steps.output.folder
+    steps.watch.on_results()
     console.print(report.table())
     options.say(console, f"All files are in {folder}\n{report_told(folder)}")
     options.say(console, "\n".join(verdict(report, folder, tuned=steps.job.tuning is not None)))
@@ -154,6 +155,7 @@ def prune(
     said: Any = {"resume": resume, "overwrite": overwrite, "trust": trust, "prune": asdict(plan)}
     with options.watched(verbose) as (console, watch), begun(config, output, changes, watch, **said) as steps:
         report, folder = Pruning(steps.job, plan, steps.output, watch).all(), steps.output.folder
+        watch.on_results()
         console.print(report.table())
         options.say(console, f"All files are in {folder}\n{report_told(folder)}")
         options.say(console, "\n".join(verdict(report.measured, folder, exportable=False)))

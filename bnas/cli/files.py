@@ -205,15 +205,17 @@ def latency_table(found: dict[str, Latency], reference: str) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from bnas.passes.wording import counted
     from bnas.runtime.latency.machine import place_of
 
     first = next(iter(found.values()))
-    about = f"batch {first.batch}, {first.threads} threads, {first.machine.get('cpu', 'a machine of the target')}"
+    threads = counted(first.threads, "thread")
+    about = f"batch {first.batch}, {threads}, {first.machine.get('cpu', 'a machine of the target')}"
     shown = Table(title=f"ms on {place_of(first.machine)}: {about}", title_justify="left")
     shown.add_column("file", overflow="fold")
     clock = {"cpu": "CPU", "wall": "wall clock"}[first.clock]
     for column in (clock, "quartiles", "wall clock", f"ratio to {escape(Path(reference).name)}"):
-        shown.add_column(column, justify="right")
+        shown.add_column(column, justify="right", overflow="fold")
     shown.add_column("stable", overflow="fold")
     for name, latency in found.items():
         quartiles = " to ".join(f"{one:.3f}" for one in latency.quartiles_ms)
@@ -233,7 +235,7 @@ def optuna(
 ) -> None:
     """Write the evaluations of a run's search into a study of Optuna, for its dashboard and plots.
 
-    Say it again while the search goes on: new evaluations are added. No code of the run is executed.
+    Repeat the command while the search goes on: it adds the new evaluations. It executes no code of the run.
     """
     from bnas.loggers import to_optuna
     from bnas.page.recorded import read_run

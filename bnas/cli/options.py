@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,7 +82,8 @@ def stoppable(resumes: bool = True) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
     former = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt as error:
         told = again(sys.argv[1:], resumes, begun=not getattr(error, UNCHANGED, False))
         typer.secho(f"bnas: stopped; to continue: {told}", fg="yellow", err=True)
@@ -94,6 +96,45 @@ def stoppable(resumes: bool = True) -> Iterator[None]:
 
 def _terminate(*_: object) -> None:
     raise Terminated
+
+
+class Stop:
+    """Handler of Ctrl-C that raises `KeyboardInterrupt`, as Python's own does, and remembers that it was called."""
+
+    called = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self.called = True
+        signal.default_int_handler(number, frame)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, an error after a Ctrl-C counts as `KeyboardInterrupt`, so that no traceback hides how to continue.
+
+    A library can turn a Ctrl-C into another error: an import of NumPy that C code began ends in a RecursionError.
+    """
+    former, stop = signal.getsignal(signal.SIGINT), Stop()
+    usual = former is signal.default_int_handler or isinstance(former, Stop)
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C is ignored, or not for us
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except Exception as error:
+        if stop.called:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def no_traceback() -> None:
+    """Let Ctrl-C end Python at once while it shuts down, which takes a second or two after torch was imported."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 UNCHANGED = "unchanged"

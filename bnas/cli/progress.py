@@ -91,6 +91,12 @@ class Phases:
             self.bars.update(self._task, total=done, completed=done)
         self._task = None
 
+    def close(self) -> None:
+        """End the last phase and leave the bars where they are: what is printed next stands below them."""
+        self.end()
+        if self.console.is_terminal:
+            self.bars.stop()
+
     def advance(self, text: str, done: int, total: int, what: str, due: bool) -> None:
         """Update the phase to `done`; without a terminal, print a line if one is due."""
         if self._first is None:
@@ -143,8 +149,11 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
 
         def on_epoch(record: EpochRecord) -> None:
             # A run with a budget validates only the winners: then there are no metrics.
-            metrics = ", ".join(f"{name} {phases.quality.show(value)}" for name, value in record.metrics.items())
-            told = f"epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
+            alone = len(record.metrics) == 1 and phases.name.startswith("fine-tuning")  # there is only one network
+            names = [f"validation {phases.quality.name}"] if alone else list(record.metrics)
+            values = [phases.quality.show(value) for value in record.metrics.values()]
+            metrics = ", ".join(map(" ".join, zip(names, values, strict=True)))
+            told = f"{phases.name}, epoch {record.epoch + 1}: mean loss {record.loss:.4f}"
             if phases.epoch_is_due() or metrics:
                 console.print(f"{told}; {metrics}" if metrics else told, markup=False)
 
@@ -155,5 +164,5 @@ def watching(console: Console, verbose: bool = False) -> Iterator[Watch]:
         def on_plan(plan: Plan) -> None:
             console.print(plan_table(plan))
 
-        yield Watch(phases.begin, on_job, on_supernet, on_step, on_epoch, on_evaluation, on_plan)
+        yield Watch(phases.begin, on_job, on_supernet, on_step, on_epoch, on_evaluation, on_plan, phases.close)
         phases.end()

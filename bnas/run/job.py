@@ -225,6 +225,8 @@ class Watch(Callback):
     on_plan: Callable[[Plan], None] | None = None
     """Called with the plan of a run before its first phase, and with a budget again before each later phase. Without a
     budget, bnas makes a plan only if this callback is set, since it must measure steps for a few seconds."""
+    on_results: Callable[[], None] = lambda: None
+    """Called by the command line after the last phase, before it prints the results."""
 
     def on_step_end(self, progress: Progress) -> None:
         """Call `on_step`."""

@@ -110,7 +110,7 @@ class Quality:
         if abs(difference) < SAME * (1 if self.percent else abs(reference)):
             return f"at the same {self.name}"
         if self.percent:
-            return f"at {100 * difference:+.1f} points"
+            return f"at {100 * abs(difference):.1f} points {'more' if difference > 0 else 'less'} {self.name}"
         better = "lower" if self.direction == "min" else "higher"
         return f"at {self.name} {self.show(value)} (original: {self.show(reference)}; {better} is better)"
 

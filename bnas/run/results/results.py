@@ -18,6 +18,8 @@ from bnas.runtime.latency.speed import times_as_fast
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bnas.search import Constraint
+
 
 NOTE = 20
 """Width, in characters, of the notes below the name of a network in the table."""
@@ -182,12 +184,11 @@ def judged(rows: Sequence[Row], targets: Mapping[str, Target], clocks: Collectio
         if target is not None and target.bound.name in clocks:
             own, whole = row.measured(target.bound.name), first.measured(target.bound.name)
             if own is not None and whole is not None:
-                target = replace(target, missed=_slow(own, whole, target))
+                target = replace(target, missed=taken_of(own, whole, target.bound) > target.bound.bound)
         found.append(replace(row, target=target))
     return tuple(found)
 
 
-def _slow(own: Latency, first: Latency, target: Target) -> bool:
-    """Whether a latency misses a bound."""
-    taken = 1 / times_as_fast(own, first) if target.bound.relative else own.median_ms
-    return taken > target.bound.bound
+def taken_of(own: Latency, first: Latency, bound: Constraint) -> float:
+    """Return a latency in the unit of a bound: milliseconds, or for a relative bound the share of the original's."""
+    return 1 / times_as_fast(own, first) if bound.relative else own.median_ms

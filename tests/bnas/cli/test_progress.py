@@ -75,9 +75,9 @@ def test_many_epochs_print_few_lines_unless_each_is_validated(epochs: int, valid
             for number in range(3):
                 watch.on_step(step(3 * epoch + number, 3 * epochs, epoch))
             watch.on_epoch(EpochRecord(epoch, 0, 0.5, 0.1, {"maximal": 0.9} if validated else {}))
-    told = [line for line in file.getvalue().splitlines() if line.startswith("epoch ")]
+    told = [line for line in file.getvalue().splitlines() if ": mean loss " in line]
     assert len(told) == lines
-    assert told[-1].startswith(f"epoch {epochs}: ")
+    assert told[-1].startswith(f"training, epoch {epochs}: mean loss 0.5")
 
 
 def test_bars_follow_each_other_and_each_ends() -> None:
@@ -103,3 +103,24 @@ def test_bars_follow_each_other_and_each_ends() -> None:
         phases.end()
         assert shown() == ["took 3s", "took 10s", "took 2s"]
         assert [task.description for task in bars.tasks] == ["loading model and data", "training, stage 1", "searching"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "told"), [("training", "maximal 90.00 %"), ("fine-tuning half", "validation accuracy 90.00 %")]
+)
+def test_an_epoch_names_the_network_only_where_there_are_several(phase: str, told: str) -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, width=200)) as watch:
+        watch.phase(phase)
+        watch.on_epoch(EpochRecord(0, 0, 0.5, 0.1, {"maximal": 0.9}))
+    assert file.getvalue().splitlines()[-1] == f"{phase}, epoch 1: mean loss 0.5000; {told}"
+
+
+def test_results_stand_below_the_bars() -> None:
+    file = io.StringIO()
+    with watching(Console(file=file, force_terminal=True, width=120)) as watch:
+        watch.phase("exporting and measuring")
+        watch.on_results()
+        Console(file=file, width=120).print("the results")
+    assert file.getvalue().count("\n", file.getvalue().index("took"), file.getvalue().index("the results")) == 1
+    assert "exporting" not in file.getvalue()[file.getvalue().index("the results") :]

@@ -23,9 +23,9 @@ MAE = Quality("mae", "min")
 @pytest.mark.parametrize(
     ("quality", "values", "told"),
     [
-        (Quality(), (0.896, 0.9), "at -0.4 points"),
+        (Quality(), (0.896, 0.9), "at 0.4 points less accuracy"),
         (Quality(), (0.9001, 0.9), "at the same accuracy"),
-        (Quality(), (0.9126, 0.9), "at +1.3 points"),
+        (Quality(), (0.9126, 0.9), "at 1.3 points more accuracy"),
         (MAE, (20.0, 20.001), "at the same mae"),
         (MAE, (0.5, 0.4), "at mae 0.5 (original: 0.4; lower is better)"),
         (Quality("f1"), (0.5, 0.4), "at f1 0.5 (original: 0.4; higher is better)"),
