@@ -58,11 +58,9 @@ def watched(verbose: bool, *, resumes: bool = True) -> Iterator[tuple[Console, W
 
     `resumes` says whether the command has the option ``--resume``; if not, the user repeats the same command.
     """
-    from rich.console import Console
+    from .progress import Terminal, watching
 
-    from .progress import watching
-
-    console = Console()
+    console = Terminal()
     with stoppable(resumes), watching(console, verbose) as watch:
         yield console, watch
 
@@ -75,10 +73,19 @@ def say(console: Console, text: str) -> None:
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM)."""
 
+    code = SIGNALS + signal.SIGTERM
+
+
+class Unheard(KeyboardInterrupt):
+    """The program that read the standard output has ended, such as `head`."""
+
+    code = 1
+    why = ", because its standard output was closed"
+
 
 @contextmanager
 def stoppable(resumes: bool = True) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM end the command: it removes incomplete files and prints how to continue."""
+    """Inside, Ctrl-C, SIGTERM and a closed output end the command: it cleans up and prints how to continue."""
     main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
     former = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
@@ -86,9 +93,8 @@ def stoppable(resumes: bool = True) -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         told = again(sys.argv[1:], resumes, begun=not getattr(error, UNCHANGED, False))
-        typer.secho(f"bnas: stopped; to continue: {told}", fg="yellow", err=True)
-        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        raise typer.Exit(SIGNALS + number) from None
+        typer.secho(f"bnas: stopped{getattr(error, 'why', '')}; to continue: {told}", fg="yellow", err=True)
+        raise typer.Exit(getattr(error, "code", SIGNALS + signal.SIGINT)) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, former)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
@@ -15,11 +16,10 @@ from bnas.run.job import Job, Watch
 from bnas.run.plan.budget import time_told
 from bnas.run.quality import Quality
 
+from .options import Unheard
 from .terminal import passes_of, plan_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bnas.run.plan.budget import Plan
     from bnas.runtime import EpochRecord, SuperNetwork
     from bnas.runtime import Progress as Step
@@ -42,6 +42,16 @@ def seconds_left(elapsed: float, done: float, total: float) -> float | None:
 def _whole(seconds: float) -> str:
     """Return a duration in whole seconds, as a changing display shows it."""
     return time_told(float(math.ceil(seconds)))
+
+
+class Terminal(Console):
+    """The standard output; a command stops with a message when it is closed (rich stops it without one)."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more, and stop the command."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise Unheard
 
 
 class TimeLeft(ProgressColumn):

@@ -242,7 +242,7 @@ def write_comparison(first: Path, second: Path, output: Path | None = None) -> P
     page, pictures = comparison.html()
     files = {f"comparison/{name}.png": data for name, data in pictures.items()}
     files |= {f"comparison/{plot.name}.csv": as_csv(plot.rows) for plot in comparison.plots}
-    files[FILE] = page.encode()
+    files[FILE] = page.encode(errors="replace")
     refuse_others(place, files, FILE)
     for name, data in files.items():
         write_bytes(place / name, data)

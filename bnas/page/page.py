@@ -182,7 +182,7 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     page, place = Page(read_run(run)), run if output is None else output
     files = {f"report/{name}.png": data for name, data in page.pictures.items()}
     files |= {f"report/{name}.csv": data for name, data in page.tables()}
-    files["report.html"] = page.html().encode()
+    files["report.html"] = page.html().encode(errors="replace")
     ledger = Ledger(place)
     if ledger.exists and place.resolve() != run.resolve():
         raise ReportError(f"{place} is the folder of another run with its own report; choose another folder")

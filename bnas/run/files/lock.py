@@ -70,9 +70,14 @@ def check_place(folder: Path) -> None:
     """Check, as far as possible, that a folder can be created or written to.
 
     Raises:
-        OutputError: The path is a file, or the folder is not writable.
+        OutputError: The path is a file, is not UTF-8, or the folder is not writable.
         WriteError: The operating system refuses the check.
     """
+    if str(folder).encode(errors="replace").decode() != str(folder):
+        raise OutputError(
+            f"{shown(str(folder))} cannot be the folder of a run: its name has bytes that are not UTF-8, which ONNX "
+            "and safetensors refuse; choose another folder"
+        )
     with writing(folder):
         there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not there.is_dir():

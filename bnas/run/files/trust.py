@@ -152,6 +152,11 @@ def admit(path: Path, configuration: Configuration, changes: Sequence[str], *, t
     remember_configuration(configuration, path.parent)
 
 
+MOVED = "use --from DIR with the folder where it is now"
+BESIDE = "its file names are relative to its folder: give the configuration file that the run began with"
+"""Remedies for a missing file, for a run folder and for a configuration file in it."""
+
+
 def check_code(run: Path, configuration: Configuration, changes: Sequence[str], folder: Path) -> None:
     """Raise unless the user named all code of the configuration of a run.
 
@@ -171,7 +176,7 @@ def check_code(run: Path, configuration: Configuration, changes: Sequence[str], 
         before = written.get(role)
         own = said.get(role) == code or _is_own(code, run)
         if not own and not (before and before.name == code.name and _is_own(before, run)):
-            _refuse(run, role, code)
+            _refuse(run, role, code, MOVED if folder != run else BESIDE)
 
 
 def _said(changes: Sequence[str]) -> Any:
@@ -187,11 +192,10 @@ def _is_own(code: Code, run: Path) -> bool:
     return not code.is_in(run) and remembered(code)
 
 
-def _refuse(run: Path, role: str, code: Code) -> None:
+def _refuse(run: Path, role: str, code: Code, missing: str) -> None:
     is_file = code.name.startswith(code.place) and bool(code.place)
     if is_file and not Path(code.place).is_file():
-        told = "use --from DIR with the folder where it is now"
-        raise SourceError(f"there is no file {shown(code.place)}, which {run / CONFIG} names as its {role}; {told}")
+        raise SourceError(f"there is no file {shown(code.place)}, which {run / CONFIG} names as its {role}; {missing}")
     given = f" with the arguments {json.dumps(code.options)}" if code.options else ""
     why = "which is inside the run folder" if code.is_in(run) else "which you have not named before"
     raise TrustError(

@@ -21,6 +21,8 @@ import pytest
 import torch
 from command_line import CONFIG, bnas, found, told_by, write_files
 
+from bnas.run.files.lock import HOLDER
+
 Told = Callable[..., tuple[int, str]]
 
 
@@ -325,6 +327,21 @@ def test_a_signal_stops_it_too(folder: Path, finished: Path) -> None:
     assert process.returncode == 130, told
     assert told.startswith("bnas: stopped; to continue: bnas run config.json -o new --set ")
     assert told.endswith(" --resume\n")
+
+
+def test_a_run_whose_output_is_closed_says_how_to_continue(folder: Path, finished: Path) -> None:
+    """As in ``bnas run ... | head -1``, and where the program that writes the log has ended."""
+    command = [sys.executable, "-m", "bnas", *run(output="new")]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process, process.stdout as out:
+        out.readline()
+        out.close()
+        told = process.stderr.read()
+    assert told.startswith("bnas: stopped, because its standard output was closed; to continue: bnas run config.json ")
+    assert process.returncode == 1
+    assert not (folder / "new" / HOLDER).exists()
 
 
 STAGE = "bootstrapNAS.training.schedule.list_stage_descriptions[0]"

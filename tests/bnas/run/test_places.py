@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from run_cases import stamp
 from bnas.cli.files import latency_table
 from bnas.cli.progress import watching
 from bnas.config.file import load_config
+from bnas.page import write_comparison, write_page
 from bnas.passes import Subnet
 from bnas.run.files.lock import kept
 from bnas.run.files.mark import OutputError
@@ -25,18 +27,39 @@ from bnas.run.folder import RunFolder
 from bnas.run.runner import begin
 from bnas.search import Evaluation
 
-NAMES = ["a ", " a", "a\n", "a\r", "a\r\n", "[red]a[b]", "{a}", "%s", "名 é", "a'b", 'a"b', "-o", "a=b", "\udce9"]
+NAMES = ["a ", " a", "a\n", "a\r", "a\r\n", "[red]a[b]", "{a}", "%s", "名 é", "a'b", 'a"b', "-o", "a=b"]
+
+
+def configured(folder: Path) -> Path:
+    """A configuration, with its files, in a folder."""
+    (prepared(folder) / "c.json").write_text(json.dumps(TINY))
+    return folder / "c.json"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_finds_the_files_of_its_configuration_again(name: str, tmp_path: Path) -> None:
     source = tmp_path / name
     source.mkdir()
-    (prepared(source) / "c.json").write_text(json.dumps(TINY))
-    steps = begin(load_config(source / "c.json"), source, source / "run")
+    steps = begin(load_config(configured(source)), source, source / "run")
     opened = RunFolder.open(source / "run")
     assert opened.source == source
     assert type(opened.job.model).__name__ == type(steps.job.model).__name__ == "Net"
+
+
+def test_a_folder_that_no_file_of_a_model_can_be_in_is_refused_before_the_training(tmp_path: Path) -> None:
+    run = tmp_path / "\udce9" / "run"
+    with pytest.raises(OutputError, match=r"udce9/run cannot be .*: .* not UTF-8.*choose another") as told:
+        begin(load_config(configured(tmp_path)), tmp_path, run)
+    assert str(told.value).isascii()
+    assert not run.parent.exists()
+
+
+def test_a_run_that_was_moved_to_such_a_folder_has_a_report(tmp_path: Path) -> None:
+    begin(load_config(configured(tmp_path)), tmp_path, tmp_path / "run")
+    moved = (tmp_path / "run").rename(tmp_path / "\udce9")
+    assert write_page(moved).is_file()
+    other = shutil.copytree(moved, tmp_path / "other")
+    assert write_comparison(moved, other, tmp_path / "both").is_file()
 
 
 @pytest.mark.parametrize("name", ["a ", "a\n", "[red]a[b]", "名"])

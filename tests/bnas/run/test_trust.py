@@ -122,6 +122,17 @@ def test_a_function_of_python_is_not_called_though_it_is_trusted(
     assert not witness()
 
 
+@pytest.mark.parametrize("command", ["inspect", "run", "train"])
+def test_a_command_without_from_names_another_remedy_for_a_missing_file(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder(Path("RUN"), model="gone.py:Net")
+    told = told_by(monkeypatch, capsys, command, "RUN/config.json")
+    assert "RUN/gone.py, which RUN/config.json names as its model; its file names are relative to its folder" in told
+    assert "give the configuration file that the run began with" in told
+    assert "--from" not in told
+
+
 def test_the_witness_of_these_attacks_is_left_where_they_run(witness: Ran) -> None:
     os.system('touch "$WITNESS"')
     assert witness()
