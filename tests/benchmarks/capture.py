@@ -3,7 +3,7 @@
 CPU seconds of one thread, as medians: capture with all recordings, comparison with the model and axis types; and four
 forward passes of the model on its example, which is what the goal counts in. ``--only-analysis`` prints the seconds of
 `bnas.passes.trace` and `analyse` as JSON; it also runs in a checkout of an older version, whose figures ``--old``
-takes.
+takes. ``--only-trials`` prints what the trials at sizes far from the example's add.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
-from timing import Spread  # isort: skip  # first: it sets the number of threads
+from timing import Spread, ratio  # isort: skip  # first: it sets the number of threads
 from timing import seconds  # isort: skip  # first: it sets the number of threads
 
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from zoo_models import make_model, traced_input
 
 from bnas.passes import analyse, trace
+from bnas.passes.frontend import capture
 from bnas.runtime import SuperNetwork
 
 MODELS = ("resnet50", "efficientnet_b7", "vit_b_16", "swin_t", "densenet201")
@@ -45,6 +47,17 @@ def figures(name: str, runs: int) -> dict[str, float]:
     return {"whole": Spread(whole).median, "forward": Spread(forward).median}
 
 
+def trials(name: str) -> Spread:
+    """CPU time of capture with its comparison and analysis, over that without trials at far sizes, taking turns."""
+    model, inputs = make_model(name).eval(), traced_input(name)
+
+    def without() -> None:
+        with mock.patch.object(capture, "ended", lambda session, axes, plan: list(axes)):
+            analysed(model, inputs)
+
+    return ratio(lambda: analysed(model, inputs), without)
+
+
 def chain(length: int) -> float:
     """A super-network of so many convolutions in a row."""
     model = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(length))).eval()
@@ -53,12 +66,17 @@ def chain(length: int) -> float:
 
 def main(
     only_analysis: Annotated[bool, typer.Option(help="Print seconds of trace and analyse as JSON.")] = False,
+    only_trials: Annotated[bool, typer.Option(help="Print the ratio of a capture with trials to one without.")] = False,
     old: Annotated[Path | None, typer.Option(help="What --only-analysis printed in an older checkout.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of which the median is taken.")] = 5,
     length: Annotated[int, typer.Option("--chain", help="Convolutions in a chain.")] = 1500,
 ) -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    if only_trials:
+        for name in MODELS:
+            print(f"{name}: {trials(name).shown(2)}", flush=True)
+        return
     found = {name: figures(name, runs) for name in MODELS}
     if only_analysis:
         print(json.dumps({name: one["whole"] for name, one in found.items()}))
