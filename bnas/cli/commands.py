@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -99,11 +99,17 @@ def told_of_run(console: Console, steps: Steps, report: Report) -> None:
     """Print the results of a run: the table, the place of the files, and the verdict with the next command."""
     from bnas.run.results.verdict import verdict
 
+    remarks = verdict(report, steps.output.folder, tuned=steps.job.tuning is not None)
+    told_results(console, steps, report.table(), remarks)
+
+
+def told_results(console: Console, steps: Steps, table: Table, remarks: Sequence[str]) -> None:
+    """Print below the progress bars: a table, the place of the files, and remarks."""
     folder = steps.output.folder
     steps.watch.on_results()
-    console.print(report.table())
+    console.print(table)
     options.say(console, f"All files are in {folder}\n{report_told(folder)}")
-    options.say(console, "\n".join(verdict(report, folder, tuned=steps.job.tuning is not None)))
+    options.say(console, "\n".join(remarks))
 
 
 def train(
@@ -154,11 +160,8 @@ def prune(
     plan = PrunePlan(bound, importance, allocation, epochs, divisor, depth)
     said: Any = {"resume": resume, "overwrite": overwrite, "trust": trust, "prune": asdict(plan)}
     with options.watched(verbose) as (console, watch), begun(config, output, changes, watch, **said) as steps:
-        report, folder = Pruning(steps.job, plan, steps.output, watch).all(), steps.output.folder
-        watch.on_results()
-        console.print(report.table())
-        options.say(console, f"All files are in {folder}\n{report_told(folder)}")
-        options.say(console, "\n".join(verdict(report.measured, folder, exportable=False)))
+        report = Pruning(steps.job, plan, steps.output, watch).all()
+        told_results(console, steps, report.table(), verdict(report.measured, steps.output.folder, exportable=False))
 
 
 # ``bnas search``: search the trained super-network of a run, also repeatedly with other settings.

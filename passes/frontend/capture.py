@@ -94,10 +94,8 @@ def capture(
 
 
 def _with_ends(session: Session, found: Captured) -> Captured:
-    """Return what was captured with the ends of its axes, beyond which the model runs other code."""
-    axes = found.sizes.axes
-    batch, others = [[axis for axis in axes if (axis.name == "batch") is first] for first in (True, False)]
-    sizes = replace(found.sizes, axes=tuple(ended(session, axes, planned(session, batch, others))))
+    """Return what was captured with the ends of its axes, beyond which the model runs other code, and its checks."""
+    sizes = replace(found.sizes, axes=tuple(ended(session, found.sizes.axes)))
     return replace(found, sizes=sizes, checks=tuple(_checks(session, sizes)))
 
 
@@ -170,18 +168,16 @@ def _captured(session: Session, axes: Sequence[Axis], static: Mapping[str, str])
     if training:
         trained, training = _of_training(session, plan, training)
     base = recordings[0]
-    sizes = Sizes(tuple(axes), dict(static))
     return Captured(
         emitter.graph,
         {**emitter.constants, **(trained.constants if trained is not None else {})},
         {**emitter.own, **(trained.own if trained is not None else {})},
         base.plain,
-        sizes,
+        Sizes(tuple(axes), dict(static)),
         (*base.diagnostics, *_dropped(base)),
         dict(session.names),
-        tuple(_checks(session, sizes)),
-        None if trained is None else trained.graph,
-        training,
+        trained=None if trained is None else trained.graph,
+        training=training,
     )
 
 
@@ -256,5 +252,5 @@ def _allowed(session: Session, path: Path, sizes: Sizes) -> Iterator[Allowed]:
             yield int(size)
         else:
             limits = session.limits(path, place)
-            ends = limits or ((axis.least if axis.least > 1 else 0, axis.most) if axis.ends else ())
+            ends = limits or ((axis.least, axis.most) if axis.ends else ())
             yield (axis.size, axis.step, *ends) if axis.step > 1 or ends else None

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from bnas.passes.errors import CaptureError
 
-from .dynamic import emitted
+from .dynamic import emitted, planned
 from .entry import Axis
 from .merging import Differs
 from .session import Session
@@ -36,19 +36,19 @@ Plan = Sequence[Mapping[Axis, int]]
 Target = dict[Axis, int]
 
 
-def ended(session: Session, axes: Sequence[Axis], plan: Plan) -> list[Axis]:
+def ended(session: Session, axes: Sequence[Axis]) -> list[Axis]:
     """Return the axes with the ends that were found: `Axis.least`, `Axis.most` and the reason `Axis.why`."""
     if session.opaque or session.methods or session.exported is not None:
         return list(axes)  # an exported program has its own limits; what an opaque step does elsewhere is unknown
     batch, others = [[axis for axis in axes if (axis.name == "batch") is first] for first in (True, False)]
-    search = Search(session, plan)
+    search = Search(session, planned(session, batch, others))
     least = search.ends({axis: _smallest(axis) for axis in others})
     least |= search.ends(dict.fromkeys(batch, 1))
     upward = [axis for axis in others if not axis.shorter]
     most = search.ends({axis: _largest(axis, len(upward)) for axis in upward})
     return [
         dataclasses.replace(
-            axis, least=least.get(axis, 1), most=most.get(axis), why=search.why if axis in {*least, *most} else ""
+            axis, least=least.get(axis, 0), most=most.get(axis), why=search.why if axis in {*least, *most} else ""
         )
         for axis in axes
     ]

@@ -39,8 +39,8 @@ class Axis:
     also: tuple[int, ...] = ()
     """Further sizes to record at: without them, an earlier graph was wrong at these sizes."""
 
-    least: int = field(default=1, compare=False)
-    """The smallest allowed size: at smaller ones the model runs other code."""
+    least: int = field(default=0, compare=False)
+    """The smallest allowed size, if it is limited: at smaller ones the model runs other code."""
     most: int | None = field(default=None, compare=False)
     """The largest allowed size, as `least`; None without a limit."""
     why: str = field(default="", compare=False)
@@ -65,13 +65,13 @@ class Axis:
 
     def stepped(self, size: int) -> int:
         """Return the nearest allowed size, not above `size` if possible."""
-        found = max(self.least, self.size + (size - self.size) // self.step * self.step)
+        found = max(1, self.least, self.size + (size - self.size) // self.step * self.step)
         return found if self.most is None else min(found, self.most)
 
     @property
     def ends(self) -> str:
         """The limits of the sizes as text; empty without limits."""
-        return _ends(self.least if self.least > 1 else 0, self.most)
+        return _ends(self.least, self.most)
 
 
 @dataclass(frozen=True)

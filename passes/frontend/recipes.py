@@ -17,7 +17,7 @@ from .tape import DEVICE_OF_MODEL, Step, Tape
 
 TRIAL = 1 << 25
 """Largest number of entries that a recording at sizes far from the example's computes for real. It is only a trial, and
-without this limit, the masks of a Swin transformer took it most of the time of a capture."""
+without this limit, masks of attention in windows took it most of the time of a capture."""
 LARGE = 1 << 22
 """Largest number of entries of a cold tensor; larger ones are treated as hot and never computed."""
 

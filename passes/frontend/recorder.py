@@ -56,7 +56,8 @@ class Recorder(Recipes, TorchFunctionMode):
     ) -> None:
         super().__init__(root, types, hot_lines)
         self.methods, self.draws = methods, draws
-        self.most_computed = TRIAL if methods.trial else self.most_computed
+        if methods.trial:
+            self.most_computed = TRIAL
         self.batch, self.modes, self.layers = batch, modes, layers
         self.exports = exports
         self.norms: set[nn.Module] = set()

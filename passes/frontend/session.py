@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -145,7 +146,8 @@ class Session:
         They fail where a new part of the model would become opaque, since that part would run on real tensors, and
         where a tensor is too large to be computed for real and was not at the example's size.
         """
-        other = replace(self, hot_lines=set(self.hot_lines), trial=True)
+        other = copy(self)  # with the same snapshot of the model
+        other.hot_lines, other.trial = set(self.hot_lines), True
         other._turns, other._known = dict(self._turns), dict(self._known)
         return other
 

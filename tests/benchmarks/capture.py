@@ -52,7 +52,7 @@ def trials(name: str) -> Spread:
     model, inputs = make_model(name).eval(), traced_input(name)
 
     def without() -> None:
-        with mock.patch.object(capture, "ended", lambda session, axes, plan: list(axes)):
+        with mock.patch.object(capture, "ended", lambda session, axes: list(axes)):
             analysed(model, inputs)
 
     return ratio(lambda: analysed(model, inputs), without)

@@ -46,6 +46,15 @@ def test_a_run_finds_the_files_of_its_configuration_again(name: str, tmp_path: P
     assert type(opened.job.model).__name__ == type(steps.job.model).__name__ == "Net"
 
 
+def test_only_the_folder_of_the_run_must_be_utf_8(tmp_path: Path) -> None:
+    source = tmp_path / "\udce9"
+    source.mkdir()
+    steps = begin(load_config(configured(source)), source, tmp_path / "run")
+    opened = RunFolder.open(tmp_path / "run")
+    assert opened.source == source
+    assert type(opened.job.model).__name__ == type(steps.job.model).__name__ == "Net"
+
+
 def test_a_folder_that_no_file_of_a_model_can_be_in_is_refused_before_the_training(tmp_path: Path) -> None:
     run = tmp_path / "\udce9" / "run"
     with pytest.raises(OutputError, match=r"udce9/run cannot be .*: .* not UTF-8.*choose another") as told:

@@ -107,7 +107,7 @@ def test_the_refusal_names_the_sizes_and_the_line() -> None:
 def test_without_the_trials_the_output_is_wrong() -> None:
     """The twin: what these tests look for is there, and they see it."""
     with (
-        mock.patch.object(capture, "ended", lambda session, axes, plan: list(axes)),
+        mock.patch.object(capture, "ended", lambda session, axes: list(axes)),
         pytest.raises(AssertionError, match="not close"),
     ):
         answers(Branches(another_layer(512)), text(16), [text(600)])
